@@ -1,7 +1,7 @@
 """Training data: synthetic distributions, bundled digits, and the user's own files."""
 
 from .bundled import digits
-from .dataset import DataError, Dataset, DataWarning
+from .dataset import DataError, Dataset, DataWarning, NotANumberError
 from .files import FORMATS, read
 from .frames import read_frame
 from .mnist_files import fashion_mnist, locate, mnist
@@ -25,6 +25,7 @@ __all__ = [
     "DataError",
     "DataWarning",
     "Dataset",
+    "NotANumberError",
     "Standardizer",
     "as_dataset",
     "digits",

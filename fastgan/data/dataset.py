@@ -16,6 +16,10 @@ class DataError(ValueError):
     """A file or array cannot be training data; one line names the file, the place in it, and the reason."""
 
 
+class NotANumberError(DataError):
+    """A cell of a table of numbers is empty or text, which a `TabularGAN` may learn."""
+
+
 Fault = Callable[[str], DataError]  # makes the error of a broken rule, about one file or argument
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fastgan._errors import Invalid
 
-from .dataset import DataError, DataWarning
+from .dataset import DataError, DataWarning, NotANumberError
 from .layout import INDEX_NAMES, Layout, find_layout, lines_of, number, open_text, rows_of
 
 invalid = Invalid("read")
@@ -116,7 +116,8 @@ def _find_fault(path: Path, layout: Layout, largest: float) -> None:
                     continue
                 name = "" if names is None else f" ({names[column]!r})"
                 place = f"row {line}, column {column + 1}{name}"
-                raise invalid(DataError, f"{path} {place}", f"must be {_must(cell, value, line, layout, largest)}")
+                kind = NotANumberError if value is None else DataError
+                raise invalid(kind, f"{path} {place}", f"must be {_must(cell, value, line, layout, largest)}")
 
 
 def _must(cell: str, value: float | None, line: int, layout: Layout, largest: float) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastgan._extras import need
-from fastgan.data import DataError, DataWarning, read_frame
+from fastgan.data import DataError, DataWarning, NotANumberError, read_frame
 
 _TABLES = {".csv", ".tsv", ".txt", ".tab", ".dat", ".parquet"}
 _NUMERIC = 0.5  # of a column's cells: with fewer numbers than that, a column is text, not numbers with faults
@@ -24,7 +24,7 @@ def is_mixed(arguments: argparse.Namespace, refusal: DataError) -> bool:
     path = Path(arguments.source or "")
     if arguments.tabular is False or arguments.resume or not path.is_file() or not _suffixes(path) & _TABLES:
         return False
-    return _not_all_numbers(path, arguments.header, met_text="must be a number" in str(refusal))
+    return _not_all_numbers(path, arguments.header, met_text=isinstance(refusal, NotANumberError))
 
 
 def _suffixes(path: Path) -> set[str]:
