@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib
+import importlib.metadata
 import importlib.util
 import re
 import subprocess
@@ -14,6 +15,7 @@ from types import FrameType, ModuleType
 
 import pytest
 import torch
+from packaging.requirements import Requirement
 
 import fastgan
 from fastgan import _backend
@@ -51,6 +53,20 @@ def test_a_new_version_builds_the_core_again() -> None:
     """Or `make test` would find a core of the version before the release."""
     sources = re.search(r"^SOURCES := (.*)$", (ROOT / "Makefile").read_text(), re.M)
     assert sources is not None and release()._MODULE in sources[1].split()
+
+
+def test_make_installs_what_the_extras_require() -> None:
+    """tools/requirements.py reads of pyproject.toml what pip would."""
+    module = module_at(ROOT / "tools" / "requirements.py")
+    for extra, names in {"test": ("test", "demo", "data", "download"), "tabular": ("tabular",)}.items():
+        installed = map(Requirement, importlib.metadata.requires("fastgan") or [])
+        needed = {
+            r.name
+            for r in installed
+            if r.name != "fastgan" and (r.marker is None or any(r.marker.evaluate({"extra": e}) for e in names))
+        }
+        own = [Requirement(r).name for r in PROJECT["dependencies"]]
+        assert {*own, *(Requirement(r).name for r in module.requirements(extra))} == needed
 
 
 @pytest.mark.parametrize(
