@@ -9,8 +9,8 @@ All sides run in turn in this process: fastgan, ctgan, and fastgan in bf16 where
 needs `pip install ctgan sdmetrics`; without them fastgan is measured alone. All have the same networks and numbers:
 batches of 500 (100 for small tables), packs of 10, Adam at 2e-4.
 Times of one thread are processor seconds, which other jobs on the machine disturb least; those of more are wall time.
-The record has both. The time of an update is the difference of two trainings; what else a training does counts as
-preparation.
+The record has both. fastgan's time of an update is the difference of two trainings, ctgan's that between steps of G's
+optimiser; all that comes before counts as preparation.
 
 Quality: SDMetrics' score, distances to the rows trained on, and the score of a model trained on synthetic rows and
 tested on rows that neither side saw; mean and standard error over the seeds. The time of the whole training is in it.

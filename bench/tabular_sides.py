@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import fastgan
 from fastgan.tabular import Report, TabularGAN
@@ -57,11 +58,21 @@ def split(frame: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     return mixed.iloc[cut:].reset_index(drop=True), mixed.iloc[:cut].reset_index(drop=True)
 
 
+def now() -> dict[str, float]:
+    """The time, by clock."""
+    return {name: clock() for name, clock in CLOCKS.items()}
+
+
 def taken(run: Callable[[], object]) -> dict[str, float]:
     """The times of a call, by clock."""
-    begun = {name: clock() for name, clock in CLOCKS.items()}
+    begun = now()
     run()
-    return {name: clock() - begun[name] for name, clock in CLOCKS.items()}
+    return since(begun)
+
+
+def since(begun: Mapping[str, float]) -> dict[str, float]:
+    """The times since then, by clock."""
+    return {name: time - begun[name] for name, time in now().items()}
 
 
 # ---------------------------------------------------------------- times
@@ -80,24 +91,27 @@ def times_of_fastgan(task: Task, updates: int, threads: int, precision: Any = "f
     def training(steps: int) -> dict[str, float]:
         return taken(lambda: fastgan.train(network, rows, dataclasses.replace(config, steps=steps)))  # type: ignore[arg-type]
 
-    first, more = training(1), 4 * updates  # the first run also touches the memory of all moments
-    times = apart(training(1), training(1 + more), 1, more)
-    update = {name: times["per 100 updates"][name] / 100 for name in CLOCKS}
-    return times | {"preparation": {name: preparation[name] + max(first[name] - update[name], 0.0) for name in CLOCKS}}
+    first, short, long = training(1), training(1), training(1 + 4 * updates)  # the first touches the memory of moments
+    update = {name: (long[name] - short[name]) / (4 * updates) for name in CLOCKS}
+    return {
+        "preparation": {name: preparation[name] + max(first[name] - update[name], 0.0) for name in CLOCKS},
+        "per 100 updates": {name: 100 * update[name] for name in CLOCKS},
+    }
 
 
 def times_of_ctgan(task: Task, updates: int) -> dict[str, dict[str, float]]:
-    """The same."""
-    more = -(-updates // task.epoch)
-    short = taken(lambda: ctgan_model(task, 1))
-    return apart(short, taken(lambda: ctgan_model(task, 1 + more)), task.epoch, more * task.epoch)
-
-
-def apart(short: dict[str, float], long: dict[str, float], updates: int, more: int) -> dict[str, dict[str, float]]:
-    """The times of two trainings, of some updates and of `more` than that, as preparation and updates."""
-    update = {name: (long[name] - short[name]) / more for name in CLOCKS}
+    """The same: an update ends with the step of G's optimiser, which follows that of D's."""
+    ends: list[dict[str, float]] = []
+    begun = now()
+    hook = register_optimizer_step_post_hook(lambda *_: ends.append(since(begun)))
+    try:
+        ctgan_model(task, -(-(1 + updates) // task.epoch))
+    finally:
+        hook.remove()
+    ends = ends[1::2]
+    update = {name: (ends[-1][name] - ends[0][name]) / (len(ends) - 1) for name in CLOCKS}
     return {
-        "preparation": {name: max(short[name] - updates * update[name], 0.0) for name in CLOCKS},
+        "preparation": {name: max(ends[0][name] - update[name], 0.0) for name in CLOCKS},
         "per 100 updates": {name: 100 * update[name] for name in CLOCKS},
     }
 

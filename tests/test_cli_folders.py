@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import fresh
 import numpy as np
 import pytest
 from command_line import Run, check_refusal, check_success
@@ -274,6 +275,22 @@ def test_ctrl_c_at_the_module_is_one_line(tmp_path: Path) -> None:
     rest = [line for line in started.stderr.read().splitlines() if not line.startswith("import time:")]
     assert started.wait(60) == 130 and rest == ["fastgan: interrupted"]
     started.stderr.close()
+
+
+COLLECTING = """
+import gc, sys
+sys.argv[0] = "/usr/bin/{program}"
+from fastgan.apps import cli
+imported = gc.isenabled()
+cli.info.run = lambda arguments: print(imported, gc.isenabled(), gc.get_freeze_count() > 0)
+cli.main(["info"])
+"""
+
+
+@pytest.mark.parametrize(("program", "expected"), [("fastgan", "False True True"), ("mine", "True True False")])
+def test_a_command_collects_no_garbage_while_it_imports(program: str, expected: str) -> None:
+    """Of what imports make hardly anything is garbage. Other programs' settings are theirs."""
+    assert fresh.run(COLLECTING.format(program=program)).stdout.split() == expected.split()
 
 
 # ---------------------------------------------------------------- too wide, too deep
