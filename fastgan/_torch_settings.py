@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch.optim import Optimizer
 
 
 @contextlib.contextmanager
@@ -25,3 +27,24 @@ def put_back(switch: Any, before: str) -> None:
     switch.fp32_precision = "none"
     if switch.fp32_precision != before:
         switch.fp32_precision = before
+
+
+@contextlib.contextmanager
+def without_dynamo() -> Iterator[None]:
+    """A context in which an optimiser is made, and its state read or set, without an import of torch._dynamo.
+
+    `torch.compile` does not trace these methods. To tell it so, torch imports it at their first call, which takes a
+    second. In a process that has not imported it nothing is traced.
+    """
+    methods = []
+    if "torch._dynamo" not in sys.modules:
+        for method in (Optimizer.add_param_group, Optimizer.state_dict, Optimizer.load_state_dict):
+            plain = getattr(method, "__wrapped__", None)
+            if plain is not None and not hasattr(plain, "__dynamo_disable"):
+                setattr(plain, "__dynamo_disable", plain)  # what torch's wrapper calls, once it has found it
+                methods.append(plain)
+    try:
+        yield
+    finally:
+        for plain in methods:
+            delattr(plain, "__dynamo_disable")

@@ -16,7 +16,7 @@ import strict_build
 from cases import OPERATORS
 
 import fastgan
-from fastgan import evaluation, losses, nn, random, theory
+from fastgan import _backend, evaluation, losses, nn, random, theory
 from fastgan._backend import OPERATIONS
 
 PACKAGE = Path(fastgan.__file__).parent
@@ -417,6 +417,34 @@ print(torch.cuda.is_initialized(), torch.get_default_dtype(), torch.is_grad_enab
 torch.manual_seed(3)
 print(torch.rand(1).item())
 """
+
+
+TRAINING = """
+import sys, tempfile
+import torch
+import fastgan
+
+def networks():
+    g, d = (torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.ReLU(), torch.nn.Linear(8, n)) for n in (2, 1))
+    return fastgan.GAN(g, d, latent_dim=2)
+
+for optimizer in (fastgan.Adam(), fastgan.SGD(lr=0.1), fastgan.Momentum(lr=0.1), fastgan.RMSprop(lr=0.1)):
+    options = {"optimizer": optimizer, "batch_size": 4, "engine": "cpu"}
+    with tempfile.TemporaryDirectory() as folder:
+        for steps in (2, 4):
+            config = fastgan.TrainConfig(steps=steps, **options)
+            fastgan.train(networks(), torch.randn(8, 2), config, run_dir=folder, resume=steps == 4)
+print("torch._dynamo" in sys.modules)
+torch.optim.Adam(networks().parameters()).state_dict()  # its own way, as before
+print("torch._dynamo" in sys.modules)
+"""
+
+
+@pytest.mark.skipif(_backend.native is None, reason="the eager engine steps optimisers of torch, which import it")
+def test_a_training_imports_no_compiler() -> None:
+    """`torch._dynamo` takes a second, which torch's optimisers would spend for the core."""
+    run = fresh.run(TRAINING)
+    assert run.stdout.split() == ["False", "True"], run.stderr
 
 
 def test_import_is_light_and_changes_nothing() -> None:

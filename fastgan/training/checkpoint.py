@@ -30,6 +30,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from fastgan._files import sweep, write_atomically
 from fastgan._run_folder import checkpoints
+from fastgan._torch_settings import without_dynamo
 from fastgan.models import GAN
 from fastgan.nn import saved
 from fastgan.training import plain
@@ -138,7 +139,8 @@ class Checkpoint:
         """Load by `load_state_dict`, which chooses the device of the state, and keep the types, which it changes."""
         before = [dict(group) for group in optimizer.param_groups]
         stored = self.optimizer_state(network)
-        optimizer.load_state_dict(stored)
+        with without_dynamo():
+            optimizer.load_state_dict(stored)
         for group, earlier in zip(optimizer.param_groups, before, strict=True):
             for name, value in earlier.items():
                 group[name] = tuple(group[name]) if isinstance(value, tuple) else group.get(name, value)
@@ -357,7 +359,8 @@ def _no_tensors(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _groups(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    return optimizer.state_dict()["param_groups"]
+    with without_dynamo():
+        return optimizer.state_dict()["param_groups"]
 
 
 def _compare(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from fastgan import _options
 from fastgan._errors import Invalid, is_number
 from fastgan._options import MomentumConvention
+from fastgan._torch_settings import without_dynamo
 from fastgan.training.plain import take_plain_numbers
 
 
@@ -22,7 +23,8 @@ class _OfTorch:
     def build(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
         """The optimiser of these parameters, its state allocated (step 0, moments 0)."""
         parameters = list(parameters)
-        optimizer = self._make(parameters, _fusable(parameters) or None)
+        with without_dynamo():
+            optimizer = self._make(parameters, _fusable(parameters) or None)
         allocate(optimizer)
         return optimizer
 
@@ -214,12 +216,12 @@ class Momentum:
         parameters = list(parameters)
         optimizer: torch.optim.Optimizer
         inside = self.convention == "pylearn2"
-        if inside or 0.0 in (self.momentum, self.momentum_final):  # at momentum 0 torch's SGD keeps no velocity
-            optimizer = VelocitySGD(parameters, lr=self.lr, momentum=self.momentum, rate_inside=inside)
-        else:
-            optimizer = torch.optim.SGD(
-                parameters, lr=self.lr, momentum=self.momentum, fused=_fusable(parameters) or None
-            )
+        with without_dynamo():
+            if inside or 0.0 in (self.momentum, self.momentum_final):  # at momentum 0 torch's SGD keeps no velocity
+                optimizer = VelocitySGD(parameters, lr=self.lr, momentum=self.momentum, rate_inside=inside)
+            else:
+                fused = _fusable(parameters) or None
+                optimizer = torch.optim.SGD(parameters, lr=self.lr, momentum=self.momentum, fused=fused)
         allocate(optimizer)
         return optimizer
 
