@@ -1,4 +1,4 @@
-"""PyTorch's settings, changed for a while."""
+"""PyTorch's settings, changed for a while, and the devices that it has here."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from torch.optim import Optimizer
+
+from fastgan._errors import Invalid
 
 
 @contextlib.contextmanager
@@ -48,3 +50,18 @@ def without_dynamo() -> Iterator[None]:
     finally:
         for plain in methods:
             delattr(plain, "__dynamo_disable")
+
+
+def usable_device(operation: str, name: object) -> torch.device:
+    """The argument `device` of an operation.
+
+    Raises:
+        ValueError: torch does not know it or cannot use it here.
+    """
+    try:
+        device = torch.device(name)  # type: ignore[call-overload]
+        torch.empty(1, device=device).item()  # "meta" can make a tensor, but has no numbers
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        why = " ".join(str(error).split())[:120]
+        raise Invalid(operation).value("device", f"must be one that torch can use here, got {name!r} ({why})") from None
+    return device

@@ -29,7 +29,7 @@ LAYERS = {
     "_options": -3,
     "_ranks": -2,
     "_run_folder": -3,
-    "_torch_settings": -3,
+    "_torch_settings": -2,
     "_probes": 9,
     "_results": -3,
     "_deprecation": -3,

@@ -406,6 +406,19 @@ def test_bad_options_are_refused() -> None:
         TabularGAN().save("nowhere")
 
 
+@pytest.mark.parametrize("device", ["cuda:99", "meta", "nowhere"])
+def test_a_device_that_is_not_here_is_refused_at_once(device: str, gan: TabularGAN, tmp_path: Path) -> None:
+    gan.save(tmp_path / "run")
+    says = f"device must be one that torch can use here, got '{device}'"
+    for name, use in {
+        "TabularGAN": lambda: TabularGAN(device=device),
+        "load": lambda: TabularGAN.load(tmp_path / "run", device=device),
+        "sample": lambda: gan.gan and gan.gan.sample(3, device=device),
+    }.items():
+        with pytest.raises(ValueError, match=rf"^{name}: {says}"):
+            use()
+
+
 def test_a_table_with_nothing_to_learn_is_refused() -> None:
     with pytest.raises(DataError, match=r"at least one column must have something to learn, got none \(a is constant"):
         TabularGAN(**SMALL).fit(pd.DataFrame({"a": [1] * 30}))

@@ -16,6 +16,7 @@ from fastgan import _deprecation, nn, random
 from fastgan._errors import Invalid, check_choice
 from fastgan._files import write_atomically
 from fastgan._options import ExportFormat, Impl, PriorName
+from fastgan._torch_settings import usable_device
 from fastgan.nn import saved
 from fastgan.random import Purpose
 
@@ -231,10 +232,12 @@ class GAN(torch.nn.Module):
             Tensor (n, ...).
 
         Raises:
-            ValueError: n or offset negative, batch_size below 1, a label that is not a class.
+            ValueError: n or offset negative, batch_size below 1, a label that is not a class, a device that is not here.
         """
         for name, value, least in (("n", n, 0), ("offset", offset, 0), ("batch_size", batch_size, 1)):
             Invalid("sample").check_integer(name, value, least)
+        if device is not None:
+            device = usable_device("sample", device)
         chosen = self._labels(labels, n, offset)
         # Every forward pass runs a whole block, aligned to the absolute row number, also where fewer rows are
         # wanted: a product of another size would take another kernel and round differently.

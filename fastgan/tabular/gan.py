@@ -19,7 +19,7 @@ from fastgan._errors import Invalid
 from fastgan._files import folder_at
 from fastgan._options import HeadName
 from fastgan._run_folder import TABLE
-from fastgan._torch_settings import torch_threads
+from fastgan._torch_settings import torch_threads, usable_device
 from fastgan.data import DataError
 from fastgan.data.encoded import EncodedTable, Head, pack
 from fastgan.data.frames import open_table
@@ -127,7 +127,7 @@ class TabularGAN:
                     "constraints", f"must be of fastgan.tabular, got {type(rule).__name__}"
                 )
         self.constraints = tuple(constraints)
-        self.device = torch.device(device)
+        self.device = usable_device("TabularGAN", device)
         self.threads = threads
         self.gan: GAN | None = None
         self.engine = self.engine_reason = ""
@@ -413,9 +413,10 @@ class TabularGAN:
             TabularGAN: it samples the same rows.
 
         Raises:
-            FileNotFoundError: the folder has no TabularGAN. ValueError: a file is damaged.
+            FileNotFoundError: the folder has no TabularGAN. ValueError: a file is damaged, or torch cannot use the
+                device here.
         """
-        path = Path(folder)
+        path, device = Path(folder), usable_device("load", device)
         if not (path / TABLE).is_file():
             raise Invalid("load")(FileNotFoundError, f"no TabularGAN in {path}: it has no {TABLE}")
         try:

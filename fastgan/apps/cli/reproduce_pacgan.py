@@ -11,9 +11,9 @@ import torch
 
 from fastgan import __version__, plots
 from fastgan._options import Precision, names
+from fastgan._torch_settings import usable_device
 from fastgan.apps.cli import output
 from fastgan.apps.cli.arguments import natural
-from fastgan.apps.cli.runs import usable_device
 from fastgan.apps.reproduce import pacgan, table, trials
 from fastgan.apps.reproduce.pacgan import Study
 from fastgan.training import progress
@@ -104,7 +104,7 @@ def _train(study: Study, folder: Path, arguments: argparse.Namespace) -> bool:
         cell for cell in study.cells if not trials.ended(pacgan.cell_folder(folder, *cell), study.trials, study.steps)
     ]
     members = len(left) * study.trials
-    device, threads = usable_device(arguments.device), arguments.threads or torch.get_num_threads()
+    device, threads = usable_device("reproduce", arguments.device), arguments.threads or torch.get_num_threads()
     with progress(members * study.steps, members=members, quiet=arguments.quiet) as bars:
         return pacgan.run(study, folder, device=str(device), threads=threads, callbacks=bars)
 

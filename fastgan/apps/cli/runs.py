@@ -392,18 +392,3 @@ def _free(source: str) -> Path:
     while (path := Path("runs") / f"{stem}-{number}").exists():
         number += 1
     return path
-
-
-def usable_device(name: str) -> torch.device:
-    """A device that exists here.
-
-    Raises:
-        ValueError: torch does not know it or cannot use it.
-    """
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device).item()  # "meta" can make a tensor, but has no numbers
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise ValueError(f"--device must be one that torch can use here, got {name!r} ({reason})") from None
-    return device

@@ -15,6 +15,7 @@ import numpy as np
 
 from fastgan import plots
 from fastgan._files import write_atomically
+from fastgan._torch_settings import usable_device
 from fastgan.apps.cli import labels, runs, tabular
 from fastgan.apps.cli.arguments import counting, natural, wholes
 from fastgan.apps.cli.pictures import draw_samples, origin
@@ -91,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--seed must be below 2**63, got {arguments.seed}")
     config = runs.read(Path(arguments.run_dir), moved=arguments.data)
     labels.check(config, arguments.labels)
-    gan = runs.trained(Path(arguments.run_dir), config).to(runs.usable_device(arguments.device))
+    gan = runs.trained(Path(arguments.run_dir), config).to(usable_device("sample", arguments.device))
     if kind == ".png":
         with plots.source(origin(config, load_checkpoint(Path(arguments.run_dir)).step)):
             draw_samples(

@@ -184,13 +184,11 @@ def _gan(arguments: argparse.Namespace, kept: TableSource) -> TabularGAN:
         options |= {"epochs": arguments.epochs, "steps": None}
     if arguments.lr is not None:
         options["lr"] = arguments.lr
-    device = given.get("device") or "cpu"
-    runs.usable_device(device)
     return TabularGAN(
         kinds=_once("--kind", map(_kind, kept.kinds)),
         constraints=[constraint(text) for text in kept.constraints],
         threads=arguments.threads,
-        device=device,
+        device=given.get("device") or "cpu",
         **{"checkpoint_every": _CHECKPOINT_EVERY, **kept.options, **options},
     )
 
@@ -384,7 +382,7 @@ def sample(arguments: argparse.Namespace) -> int:
         raise FileNotFoundError(f"--out must lie in an existing folder, got {arguments.out!r}")
     if arguments.labels is not None:
         raise ValueError("--labels must be left out for a TabularGAN: --where NAME=LABEL")
-    gan = TabularGAN.load(arguments.run_dir, device=runs.usable_device(arguments.device))
+    gan = TabularGAN.load(arguments.run_dir, device=arguments.device)
     n = arguments.n or (_ROWS if kind != ".png" else _SHOWN)
     conditions = where(arguments.where, gan) or None
     rows = gan.sample(n, conditions=conditions, seed=arguments.seed, offset=arguments.offset, progress=True)

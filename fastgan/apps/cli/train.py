@@ -19,7 +19,7 @@ import torch
 from fastgan import data
 from fastgan._files import write_atomically
 from fastgan._ranks import ranks
-from fastgan._torch_settings import torch_threads
+from fastgan._torch_settings import torch_threads, usable_device
 from fastgan.apps import presets
 from fastgan.apps.cli import (
     config_file,
@@ -437,7 +437,7 @@ def _train_config(arguments: argparse.Namespace, base: TrainConfig, rows: int) -
     if config.batch_size > rows:
         raise ValueError(f"--batch-size must be at most the {rows} rows of the data, got {config.batch_size}")
     if config.device is not None:
-        runs.usable_device(config.device)
+        usable_device("train", config.device)
     return config
 
 
