@@ -123,12 +123,17 @@ def test_json_and_csv_on_stdout(run: Run, trained: Path, tmp_path: Path) -> None
     assert (code, error) == (0, "") and pd.read_csv(io.StringIO(out)).shape == (7, 6)
 
 
-def test_what_is_left_out_of_a_file_is_a_note(run: Run, tmp_path: Path) -> None:
-    customers().to_csv(tmp_path / "i.csv")
+def test_what_is_left_out_of_a_file_is_a_note_before_the_training(run: Run, tmp_path: Path) -> None:
+    customers().assign(name=[f"person {i}" for i in range(240)]).to_csv(tmp_path / "i.csv")
+    notes = ("i.csv column 1 ('Unnamed: 0') is left out", "column 'name' is taken for an identifier")
     for more in ((), ("--seeds", "1,2")):
         code, out, error = run("train", "i.csv", *FAST, *more, "--no-pictures")
         assert code == 0 and "DataWarning" not in error
-        assert "i.csv column 1 ('Unnamed: 0') is left out" in " ".join(out.split()) and "read: " not in out
+        said = " ".join(out.split())
+        assert [said.count(note) for note in notes] == [1, 1] and "read: " not in out
+        assert said.index(notes[0]) < said.index(notes[1]) < said.index("trained")
+    found = json.loads(run("train", "i.csv", *FAST, "--no-pictures", "--json")[1])["notes"]
+    assert [note in text for text, note in zip(found, notes, strict=True)] == [True, True]
     assert "Warning" not in run("evaluate", "runs/i-1", "--n", "30", "--held-out", "i.csv")[2]
 
 

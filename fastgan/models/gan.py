@@ -232,7 +232,7 @@ class GAN(torch.nn.Module):
             Tensor (n, ...).
 
         Raises:
-            ValueError: n or offset negative, batch_size below 1, a label that is not a class, a device that is not here.
+            ValueError: n or offset negative, batch_size below 1, a label that is no class, a device that is not here.
         """
         for name, value, least in (("n", n, 0), ("offset", offset, 0), ("batch_size", batch_size, 1)):
             Invalid("sample").check_integer(name, value, least)

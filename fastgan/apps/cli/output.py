@@ -7,8 +7,9 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from fastgan.apps.cli.arguments import explain
+from fastgan.apps.cli.arguments import explain, folded
 from fastgan.data import DataWarning
 
 
@@ -28,13 +29,24 @@ def pictures() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def notes() -> Iterator[list[str]]:
-    """Gives a list that gets, at the end, what was remarked of the table that was read, or a TabularGAN fitted to."""
+def notes(*, show: bool = False) -> Iterator[list[str]]:
+    """Gives a list that gets what is remarked of the table that is read, or that a TabularGAN is fitted to.
+
+    Args:
+        show: print each at once, before the training that it is about.
+    """
     found: list[str] = []
-    with warnings.catch_warnings(record=True) as caught:
+
+    def take(message: Warning | str, *about: Any, **of_file: Any) -> None:
+        if isinstance(message, Warning):
+            found.append(explain(message))
+            if show:
+                print(folded(found[-1], 10), flush=True)
+
+    with warnings.catch_warnings():
         warnings.simplefilter("always", DataWarning)
+        warnings.showwarning = take
         yield found
-    found += [explain(warning.message) for warning in caught if isinstance(warning.message, Warning)]
 
 
 def tell_written(paths: Sequence[Path]) -> None:

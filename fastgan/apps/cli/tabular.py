@@ -102,7 +102,7 @@ def train(arguments: argparse.Namespace) -> int:
     if (spec := population.asked(arguments)) is not None:
         return tabular_population.train(gan, spec, arguments, kept, folder)
     kept = dataclasses.replace(kept, options=dataclasses.asdict(gan.config))
-    with ranks() as group, output.notes() as notes:
+    with ranks() as group, output.notes(show=group.is_first and not (arguments.quiet or arguments.json)) as notes:
         table = kept.table()
         if folder is None:
             folder = population.shared_folder(arguments.out, arguments.source)
@@ -139,7 +139,7 @@ def _show(
     if arguments.json:
         print(json.dumps(finite(_report(gan, source, path, seconds, notes, pictures)), indent=1))
     elif not arguments.quiet:
-        print("\n".join(folded(line, 10) for line in _summary(gan, source, path, seconds, notes, pictures)))
+        print("\n".join(folded(line, 10) for line in _summary(gan, source, path, seconds, pictures)))
 
 
 def _kept(arguments: argparse.Namespace) -> tuple[runs.Folder, TableSource]:
@@ -253,13 +253,11 @@ def _report(
     }
 
 
-def _summary(
-    gan: TabularGAN, source: str, path: Path, seconds: float, notes: list[str], pictures: list[Path]
-) -> list[str]:
+def _summary(gan: TabularGAN, source: str, path: Path, seconds: float, pictures: list[Path]) -> list[str]:
     steps = len(gan.history["loss_d"])
     state = "interrupted, saved" if gan.interrupted else "trained"
     kinds = repr(gan.transformer).removeprefix("TableTransformer(").removesuffix(")")
-    lines = [f"{state} {source}: iteration {steps:,}, {seconds:,.0f} s; {kinds}", *notes]
+    lines = [f"{state} {source}: iteration {steps:,}, {seconds:,.0f} s; {kinds}"]
     if gan.interrupted:
         lines.append(f"go on:    fastgan train --resume --out {path}")
     if pictures:

@@ -14,7 +14,6 @@ from fastgan._files import write_atomically
 from fastgan._ranks import ranks
 from fastgan._run_folder import has_checkpoints
 from fastgan.apps.cli import output, population, runs
-from fastgan.apps.cli.arguments import folded
 from fastgan.apps.cli.population import PopulationSpec, plus_minus, steps, tail
 from fastgan.apps.cli.table_source import TableSource
 from fastgan.tabular import TabularConfig, TabularGAN
@@ -36,7 +35,7 @@ def train(
     source = arguments.source or kept.source
     kept = dataclasses.replace(kept, options=dataclasses.asdict(gan.config))
     watch = population.Stopwatch()
-    with ranks() as group, output.notes() as notes:
+    with ranks() as group, output.notes(show=group.is_first and not (arguments.quiet or arguments.json)) as notes:
         table = kept.table()
         folder = population.shared_folder(arguments.out, source) if resumed is None else resumed
         try:
@@ -97,8 +96,6 @@ def _tell(
     if arguments.json:
         print(facts.to_json(watch, notes=notes))
     elif not arguments.quiet:
-        for note in notes:
-            print(folded(note, 10))
         print("\n".join(facts.lines(_table(points), "synthetic.csv")))
 
 
