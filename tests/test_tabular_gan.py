@@ -14,11 +14,8 @@ import torch
 
 import fastgan
 from fastgan.data import DataError, DataWarning
-from fastgan.data.frames import open_table
-from fastgan.tabular import FixedCombinations, Inequality, Positive, TableTransformer, TabularGAN
+from fastgan.tabular import FixedCombinations, Inequality, Positive, TabularGAN
 from fastgan.tabular import gan as gan_module
-from fastgan.tabular.conditions import Wanted
-from fastgan.tabular.constraints import fit_all, from_dict
 from fastgan.training import checkpoint
 
 pd = pytest.importorskip("pandas")
@@ -259,28 +256,6 @@ def test_conditions_are_met(gan: TabularGAN, conditions: dict[str, Any]) -> None
         else:
             assert (rows[name].astype(str) == str(value)).all()
     assert set(gan.rejected) == {"conditions"}
-
-
-def test_dates_in_text_are_read_in_the_format_of_their_column() -> None:
-    table = pd.DataFrame({"day": pd.date_range("2020-01-01", periods=60, freq="5D").strftime("%d/%m/%Y")})
-    transformer = TableTransformer().fit(table)
-    rows, codes = pd.DataFrame({"day": ["02/05/2020", "05/02/2020", "31/03/2020"]}), np.zeros((3, 0), dtype=np.int64)
-    for low, high in (("2020-01-01", "2020-03-31"), ("01/01/2020", "31/03/2020")):
-        assert Wanted({"day": (low, high)}, transformer).holds(rows, codes).tolist() == [False, True, True]
-    with pytest.raises(ValueError, match=r"conditions\['day'\] must have no time zone, as the column"):
-        Wanted({"day": "2020-01-01T00:00:00Z"}, transformer)
-
-
-def test_dates_in_text_are_compared_as_dates() -> None:
-    days = pd.date_range("2020-01-01", periods=40, freq="7D")
-    table = pd.DataFrame({"s": days.strftime("%d/%m/%Y"), "e": (days + pd.Timedelta("40D")).strftime("%Y-%m-%d")})
-    (rule,) = fit_all([Inequality("s", "e")], open_table(table))
-    rows = pd.DataFrame({"s": ["03/12/2020", "03/12/2020", None], "e": ["2020-01-25", "2020-12-04", "2020-01-01"]})
-    assert rule.holds(rows).tolist() == [False, True, True]
-    again = from_dict(json.loads(json.dumps(rule.as_dict())))
-    assert again == rule and again.holds(rows).tolist() == [False, True, True]
-    with pytest.raises(DataError, match="column 's' must hold dates of one format"):
-        fit_all([Inequality("s", "e")], open_table(table.assign(s="soon")))
 
 
 def test_bad_conditions_are_refused_in_a_sentence(gan: TabularGAN) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fastgan._errors import Invalid
 
+from . import dates
 from .columns import Category, Number
 from .storage import is_missing, pandas
 from .transformer import TableTransformer
@@ -126,7 +127,7 @@ class Wanted:
         pd = pandas()
         if isinstance(bound, pd.Timestamp):
             if not pd.api.types.is_datetime64_any_dtype(values.dtype):  # dates in text, or Python's
-                values = pd.to_datetime(values, format=format or "mixed")
+                values = dates.read(values, format or "mixed")
             zone = getattr(values.dtype, "tz", None)
             return values.dt.tz_localize(None) if zone is not None and bound.tzinfo is None else values
         return values
@@ -143,7 +144,7 @@ def _time(format: str | None, value: Any) -> Any:
     pd = pandas()
     if format is not None and isinstance(value, str):
         try:
-            return pd.to_datetime(value, format=format)
+            return dates.read(value, format)
         except ValueError:
             pass
     return pd.Timestamp(value)

@@ -13,6 +13,7 @@ from fastgan._errors import Invalid
 from fastgan.data import DataError
 from fastgan.data.frames import Table
 
+from . import dates
 from .storage import pandas, read
 
 
@@ -78,7 +79,7 @@ class Inequality(Constraint):
 
     def holds(self, frame: Any) -> NDArray[np.bool_]:
         low, high = (
-            frame[name] if format is None else pandas().to_datetime(frame[name].astype(object), format=format)
+            frame[name] if format is None else dates.read(frame[name].astype(object), format)
             for name, format in zip(self.columns, self.formats, strict=True)
         )
         kept = (low < high) if self.strict else (low <= high)

@@ -15,15 +15,10 @@ from fastgan._extras import need
 from fastgan.data import DataError
 from fastgan.data.dataset import Fault
 
+from . import dates
+
 LARGEST = 1e150  # whose square is still finite
 Family = Literal["whole", "real", "time", "label"]
-
-# Formats of dates in text. A format fits only if it writes every cell exactly.
-FORMATS = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M", "%Y/%m/%d", "%d/%m/%Y", "%m/%d/%Y",
-           "%d.%m.%Y", "%d-%m-%Y", "%d.%m.%Y %H:%M", "%d/%m/%Y %H:%M", "%m/%d/%Y %H:%M", "%Y%m%dT%H%M%S", "%H:%M:%S",
-           "%H:%M", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M:%S+00:00")  # fmt: skip
-_LONGEST_DATE = len("2020-01-31 12:00:00+00:00")
-_LEAST_DATES = 3  # different dates in a column of text, for it to be taken for dates
 
 
 def pandas() -> Any:
@@ -46,7 +41,7 @@ class Storage:
         categories: of a categorical dtype: the dtype of the categories, then the categories, tagged for JSON.
         ordered: whether the categories are ordered.
         string: storage and missing value of a pandas string dtype.
-        format: strftime format of dates in text.
+        format: of dates in text, among `dates.FORMATS`.
         date: whether an object column has Python dates.
         missing: the missing value of an object column: "None" or "nan".
         arrow: name of the pandas Arrow dtype, if the column has one.
@@ -114,8 +109,7 @@ class Storage:
             days = whole.astype("datetime64[D]").astype(object)
             return pd.Series(days, dtype=object)
         if self.format is not None:
-            text = pd.Series(whole.view("datetime64[s]")).dt.strftime(self.format)
-            return text.astype(self._dtype())
+            return dates.write(pd.Series(whole.view("datetime64[s]")), self.format).astype(self._dtype())
         unit, zone = _unit(self.dtype)
         kind = "m8" if self.dtype.startswith("timedelta") else "M8"
         series = pd.Series(whole.view(f"{kind}[{unit}]"))
@@ -244,12 +238,12 @@ def _text(present: Any, missing: NDArray[np.bool_], storage: Storage, as_time: b
     for row, value in zip(np.flatnonzero(~missing), objects, strict=True):
         if not value.isascii() and not _encodes(value):
             raise fault(f"row {row} must be text that UTF-8 can write, got {value!r:.40}")
-    found = None if as_time is False else _dates(present, required=bool(as_time))
+    found = None if as_time is False else dates.find(present, required=bool(as_time))
     if found is not None:
         format, seconds = found
         return Values(seconds, missing, Storage(**vars(storage) | {"family": "time", "format": format}))
     if as_time:
-        raise fault(f"must hold dates of one format such as {FORMATS[0]}, got {objects[:1]!r:.60}")
+        raise fault(f"must hold dates of one format such as {dates.FORMATS[0]}, got {objects[:1]!r:.60}")
     return Values(objects, missing, storage)
 
 
@@ -259,29 +253,6 @@ def _encodes(text: str) -> bool:
     except UnicodeEncodeError:  # half of a surrogate pair
         return False
     return True
-
-
-def _dates(text: Any, *, required: bool) -> tuple[str, NDArray[np.int64]] | None:
-    """The format of dates in text and the seconds since 1970; None if no format writes every cell exactly."""
-    if not len(text):
-        return None
-    first = str(text.iloc[0])
-    if not first[:1].isdigit() or len(first) > _LONGEST_DATE:
-        return None
-    for format in FORMATS:
-        if _parsed(text.iloc[:50], format) is None:
-            continue
-        dates = _parsed(text, format)
-        if dates is not None and (required or dates.nunique() >= _LEAST_DATES):
-            return format, dates.to_numpy().astype("datetime64[s]").astype("int64")
-    return None
-
-
-def _parsed(text: Any, format: str) -> Any:
-    """The dates; None unless the format writes every cell exactly."""
-    dates = pandas().to_datetime(text, format=format, errors="coerce")
-    fits = not dates.isna().any() and (dates.dt.strftime(format).to_numpy() == text.to_numpy()).all()
-    return dates if fits else None
 
 
 def _check_finite(values: Values, fault: Fault) -> None:
