@@ -23,7 +23,7 @@ class TableSource:
         source: the table's file, an absolute path.
         n: how many of its first rows are trained on; None: all.
         header: whether its first line has names; None: as it looks.
-        kinds, constraints: the arguments of --kind and --constraint.
+        kinds, constraints, max_categories: the arguments of --kind, --constraint and --max-categories.
         options: of the TabularGAN.
     """
 
@@ -32,6 +32,7 @@ class TableSource:
     header: bool | None = None
     kinds: tuple[str, ...] = ()
     constraints: tuple[str, ...] = ()
+    max_categories: int | None = None
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
@@ -49,6 +50,7 @@ class TableSource:
                 body["n"],
                 body["header"],
                 **lists,
+                max_categories=body.get("max_categories"),
                 options=dict(body.get("options", {})),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:

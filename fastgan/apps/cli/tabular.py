@@ -56,6 +56,7 @@ def add_flags(command: Any) -> None:
     group.add_argument(
         "--kind", action="append", default=[], metavar="NAME=KIND", help="of a column, as zip=categorical; repeatable"
     )
+    group.add_argument("--max-categories", type=natural, metavar="N", help="most labels of a column (1000)")
     group.add_argument(
         "--constraint",
         action="append",
@@ -77,6 +78,7 @@ def check_unused(arguments: argparse.Namespace) -> None:
     for flag, value in (
         ("--epochs", arguments.epochs),
         ("--kind", arguments.kind),
+        ("--max-categories", arguments.max_categories),
         ("--constraint", arguments.constraint),
     ):
         if value:
@@ -97,7 +99,8 @@ def train(arguments: argparse.Namespace) -> int:
         if not Path(arguments.source or "").is_file():
             raise FileNotFoundError(f"SOURCE must be a table's file for a TabularGAN, got {arguments.source!r}")
         source, header = runs.absolute(arguments.source), arguments.header
-        kept = TableSource(source, arguments.rows, header, tuple(arguments.kind), tuple(arguments.constraint))
+        kinds, constraints = tuple(arguments.kind), tuple(arguments.constraint)
+        kept = TableSource(source, arguments.rows, header, kinds, constraints, arguments.max_categories)
     gan = _gan(arguments, kept)
     if (spec := population.asked(arguments)) is not None:
         return tabular_population.train(gan, spec, arguments, kept, folder)
@@ -150,9 +153,9 @@ def _kept(arguments: argparse.Namespace) -> tuple[runs.Folder, TableSource]:
     """
     if arguments.out is None:
         raise ValueError("--out must be given with --resume: the run folder to continue")
-    for flag in ("rows", "header", "kind", "constraint"):
+    for flag in ("rows", "header", "kind", "constraint", "max_categories"):
         if (value := getattr(arguments, flag)) not in (None, []):
-            raise ValueError(f"--{flag} must be left out with --resume: the run has it, got {value}")
+            raise ValueError(f"--{flag.replace('_', '-')} must be left out with --resume: the run has it, got {value}")
     path = Path(arguments.out)
     if not is_run(path) and not (path / runs.POPULATION).is_file():
         raise FileNotFoundError(f"--out must be the run of a TabularGAN with --resume, got {path}")
@@ -184,6 +187,8 @@ def _gan(arguments: argparse.Namespace, kept: TableSource) -> TabularGAN:
         options |= {"epochs": arguments.epochs, "steps": None}
     if arguments.lr is not None:
         options["lr"] = arguments.lr
+    if kept.max_categories is not None:
+        options["max_categories"] = kept.max_categories
     return TabularGAN(
         kinds=_once("--kind", map(_kind, kept.kinds)),
         constraints=[constraint(text) for text in kept.constraints],
