@@ -50,8 +50,8 @@ def _leave(number: int, frame: FrameType | None) -> None:
 def imports() -> Iterator[None]:
     """The first ones of the package: from here on, Ctrl-C ends a command at once, because they take seconds.
 
-    If one of them refuses, as torch's where there is none, a command ends with one line and exit code 2. Until
-    `imported`, a command collects no garbage: there is hardly any, and looking for it takes a fifth of the time.
+    If one of them refuses, as torch's where there is none, a command ends with one line and exit code 2. They leave
+    hardly any garbage, and looking for it takes a fifth of the time: a command does not.
     """
     if not is_command():
         yield
@@ -63,12 +63,8 @@ def imports() -> Iterator[None]:
     except ImportError as error:
         print(f"fastgan: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
-
-
-def imported() -> None:
-    """The imports of a command are done: from here on it collects garbage, but looks no more at what they left."""
-    if is_command():
-        gc.freeze()
+    finally:
+        gc.freeze()  # never looked at again, not even at the end of the process
         gc.enable()
 
 

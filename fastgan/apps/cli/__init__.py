@@ -52,7 +52,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     chosen = top = parser()
     command = "fastgan"
-    _interrupt.imported()
     with _interrupt.once():
         try:
             try:
