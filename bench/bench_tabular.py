@@ -108,20 +108,20 @@ def shown_times(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def drawn_times(records: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> Any:
-    """Times on logarithmic axes."""
-    fig, axes = pictures.figure(11, 4.4, 1, 2)
-    first = [r for r in records if r["threads"] == records[0]["threads"]]
-    for ax, what in zip(axes[0], ("per 100 updates", "preparation"), strict=True):
-        bars(
-            ax,
-            [r["table"] for r in first],
-            [{side: r[side][what][clock_of(r)] for side in NAMES if side in r} for r in first],
-        )
-        ax.set_yscale("log")
-        ax.yaxis.get_major_locator().set_params(subs=(1.0, 2.0, 5.0))
-        ax.yaxis.set_major_formatter("{x:g}")
-        ax.yaxis.set_minor_formatter("")
-        ax.set_title(f"{'processor' if clock_of(first[0]) == 'cpu' else 'wall'} seconds, {what}")
+    """Times on logarithmic axes: a row of panels for each number of threads."""
+    counts = sorted({r["threads"] for r in records})
+    fig, axes = pictures.figure(11, 1.2 + 3.2 * len(counts), len(counts), 2)
+    for row, threads in zip(axes, counts, strict=True):
+        alike = [r for r in records if r["threads"] == threads]
+        for ax, what in zip(row, ("per 100 updates", "preparation"), strict=True):
+            heights = [{side: r[side][what][clock_of(r)] for side in NAMES if side in r} for r in alike]
+            bars(ax, [r["table"] for r in alike], heights)
+            ax.set_yscale("log")
+            ax.yaxis.get_major_locator().set_params(subs=(1.0, 2.0, 5.0))
+            ax.yaxis.set_major_formatter("{x:g}")
+            ax.yaxis.set_minor_formatter("")
+            seconds = "processor" if clock_of(alike[0]) == "cpu" else "wall"
+            ax.set_title(f"{harness.threads(threads)}, {seconds} seconds, {what}")
     fig.legend(*axes[0][0].get_legend_handles_labels(), loc="upper right", frameon=False, fontsize=8)
     pictures.title(fig, "Tables: TabularGAN beside ctgan", notes)
     return fig
@@ -177,7 +177,7 @@ def bench_times(args: Any, settings: harness.Settings, names: Sequence[str]) -> 
             add(report, timed(name, threads, args, settings, both), "threads")
     print("Seconds: 100 updates of each network, and the preparation")
     print(shown_times(report.records))
-    notes = [f"{harness.threads(settings.threads[0])}, equal batches and networks", report.disturbances()]
+    notes = ["equal batches and networks", report.disturbances()]
     report.write({}, drawn_times(report.records, notes))
 
 
