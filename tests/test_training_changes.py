@@ -218,3 +218,27 @@ def test_a_description_that_the_core_refuses_is_not_run(engine: CpuEngine, monke
     for _ in range(2):
         with pytest.raises(RuntimeError, match="not this one"):
             engine.state.compiled()
+
+
+# ---------------------------------------------------------------- vectors that the core would read beyond their end
+
+VECTORS: dict[str, tuple[str, Any]] = {
+    "a short mean": ("running_mean", torch.zeros(3)),
+    "a long variance": ("running_var", torch.ones(40)),
+    "a mean of another type": ("running_mean", torch.zeros(8, dtype=torch.float64)),
+    "a mean with gaps": ("running_mean", torch.zeros(16)[::2]),
+    "no variance": ("running_var", None),
+    "a short scale": ("weight", torch.nn.Parameter(torch.ones(1))),
+    "a long shift": ("bias", torch.nn.Parameter(torch.ones(9))),
+    "several counts": ("num_batches_tracked", torch.zeros(2, dtype=torch.int64)),
+    "a count in float": ("num_batches_tracked", torch.tensor(0.0)),
+}
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_batch_normalisation_with_other_vectors_is_refused(name: str, engine: CpuEngine) -> None:
+    attribute, value = VECTORS[name]
+    setattr(engine.state.gan.generator[1], attribute, value)
+    assert not is_current(engine)
+    with pytest.raises(plan.UnsupportedByEngine, match="gan.generator: BatchNorm1d "):
+        engine.state.described_anew()

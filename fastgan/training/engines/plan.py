@@ -132,6 +132,14 @@ class NetworkPlan:
             raise self.refuse("BatchNorm1d is in eval mode")
         if norm.momentum is None:
             raise self.refuse("BatchNorm1d averages its statistics over all batches (momentum=None)")
+        mean, variance, batches = norm.running_mean, norm.running_var, norm.num_batches_tracked
+        for vector in (norm.weight, norm.bias, mean, variance):
+            if vector is not None and not _is_vector(vector, layer["outputs"], layer["weight"].dtype):
+                raise self.refuse(f"BatchNorm1d has other vectors than dense ones of {layer['outputs']} numbers")
+        if (mean is None) != (variance is None):
+            raise self.refuse("BatchNorm1d has one of its two running statistics")
+        if batches is not None and (batches.dim() or batches.dtype is not torch.int64):
+            raise self.refuse("BatchNorm1d does not count its batches by a number of type int64")
         layer["norm"] = norm
         for parameter in (norm.weight, norm.bias):
             if parameter is not None:
@@ -145,6 +153,10 @@ class NetworkPlan:
             raise self.refuse("impl is 'reference'")
         self.heads, self.heads_seed_index = heads, self.dropout_seeds
         self.dropout_seeds += int(heads.draws)
+
+
+def _is_vector(tensor: Tensor, length: int, dtype: torch.dtype) -> bool:
+    return tensor.shape == (length,) and tensor.dtype is dtype and tensor.is_contiguous() and not tensor.is_neg()
 
 
 def elements(network: nn.Module) -> Iterator[Segment | nn.Module]:
