@@ -224,6 +224,33 @@ def test_image_grid_shows_every_pixel_as_a_block(tmp_path: Path) -> None:
     assert (inverted.max(-1) < 10).sum() == pytest.approx(17 * 40 * 40, rel=0.05)
 
 
+@pytest.mark.parametrize("n", [1, 9, 64])
+def test_titles_of_few_images_stay_apart_and_within_the_picture(n: int) -> None:
+    rows = torch.rand(n, 64)
+    grid = plots.image_grid(rows, rows, image_shape=(8, 8))
+    grid.draw_without_rendering()
+    made, real = (axes._left_title.get_window_extent() for axes in grid.axes)
+    assert 0 <= made.x0 < made.x1 + 10 < real.x0 < real.x1 <= grid.bbox.width
+    pairs = plots.neighbours(rows, rows, torch.zeros(n), image_shape=(8, 8))
+    pairs.draw_without_rendering()
+    title = pairs._suptitle.get_window_extent()
+    assert 0 <= title.x0 < title.x1 <= pairs.bbox.width
+
+
+def test_titles_of_an_interpolation_of_few_steps_stay_apart() -> None:
+    for steps in (3, 11):
+        figure = plots.interpolation(torch.rand(2, steps, 64), image_shape=(8, 8))
+        figure.draw_without_rendering()
+        left, right, *between = (text.get_window_extent() for text in figure.axes[0].texts)
+        edges = [left.x1, *(edge for box in between for edge in (box.x0, box.x1)), right.x0]
+        assert edges == sorted(edges) and len(between) == (steps > 3)
+
+
+def test_a_legend_names_an_average_where_one_is_taken() -> None:
+    assert not [text for text in labels_of(plots.loss_curves(history(60)).axes[0]) if "means over" in text]
+    assert labels_of(plots.loss_curves(history(100)).axes[0])[-1].endswith("means over 2")
+
+
 def test_image_grid_in_colour_and_other_ranges(tmp_path: Path) -> None:
     red = torch.full((9, 3, 4, 4), -1.0)
     red[:, 0] = 1.0

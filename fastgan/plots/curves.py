@@ -159,13 +159,13 @@ def _smoothed(real_label: float, fake_label: float) -> str:
 
 def _behind(count: int) -> list[Any]:
     """For a legend: what the background shows, and the window of the moving average."""
-    if count < 2:
+    if count < 100:  # no average is taken: nothing is behind the lines
         return []
     look = {"color": style.GREY, "alpha": 0.3, "lw": 0.7}
     if many := count > _SINGLE:
         look["lw"] = 0
     text = "5th to 95th percentile" if many else "each iteration"
-    label = f"{text}; lines: means over {max(1, count // 50):,}"
+    label = f"{text}; lines: means over {count // 50:,}"
     kind = style.matplotlib("patches").Patch if many else functools.partial(style.matplotlib("lines").Line2D, [], [])
     return [kind(label=label, **look)]
 

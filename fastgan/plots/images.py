@@ -12,6 +12,8 @@ from torch import Tensor
 
 from . import style
 
+_TITLE = 350  # pixels that a title above images takes
+
 
 def image_grid(
     samples: Tensor,
@@ -38,7 +40,8 @@ def image_grid(
     left, right = (mosaic(x, (down, across), image_shape, value_range, ink) for x in (samples, real))
     gap, title, margin, indent = 48, 76, 24, 30 if names else 0
     height, width = left.shape[:2]
-    pixels = (2 * width + gap + 2 * margin + indent, height + title + margin)
+    second = margin + indent + max(width, _TITLE) + gap  # where the real images begin
+    pixels = (second + max(width, _TITLE) + margin, height + title + margin)
     figure = style.figure(pixels[0] / style.DPI, pixels[1] / style.DPI)
     figure.set_layout_engine("none")
     for row, name in enumerate(names):
@@ -46,7 +49,7 @@ def image_grid(
         figure.text((margin + indent / 2) / pixels[0], y, name, fontsize=12, color=style.GREY, ha="center", va="center")
     for image, x, text, colour in (
         (left, margin + indent, "made by the generator", style.ORANGE),
-        (right, margin + indent + width + gap, "real, from the data", style.BLUE),
+        (right, second, "real, from the data", style.BLUE),
     ):
         axes = figure.add_axes((x / pixels[0], margin / pixels[1], width / pixels[0], height / pixels[1]))
         axes.imshow(image, interpolation="nearest", aspect="auto")
@@ -78,7 +81,8 @@ def interpolation(
     figure, axes = _canvas(image)
     for x, text in ((0.0, "$G(z_0)$"), (1.0, "$G(z_1)$")):
         _above(axes, x, text, style.ORANGE, "right" if x else "left")
-    _above(axes, 0.5, "z moves evenly from $z_0$ to $z_1$", style.GREY, "center")
+    if image.shape[1] > 2 * _TITLE:  # few or narrow images leave it no room
+        _above(axes, 0.5, "z moves evenly from $z_0$ to $z_1$", style.GREY, "center")
     return style.save(figure, path)
 
 
@@ -118,7 +122,9 @@ def neighbours(
         if not column:
             _beside(panels[row, 0], "made by G", style.ORANGE)
             _beside(panels[row + 1, 0], "nearest in\nthe data", style.BLUE)
-    figure.suptitle("Between them: their Euclidean distance; 0 would be a copy", fontsize=11, color=style.GREY)
+    title = "Between them: their Euclidean distance; 0 would be a copy"
+    title = title if across > 4 else title.replace(": ", ":\n").replace("; ", ";\n")
+    figure.suptitle(title, fontsize=11, color=style.GREY)
     return style.save(figure, path)
 
 
