@@ -154,9 +154,9 @@ def test_verdicts_measures_how_far_d_is_from_the_optimum(tmp_path: Path, monkeyp
 def test_density_counts_each_point_once() -> None:
     torch.manual_seed(0)
     points = torch.rand(1000, 2) - 0.5
-    density = plane._density(points, np.zeros(2), 1.0)
+    density = plane._density(points, np.zeros(2), np.ones(2))
     assert density.sum() == pytest.approx(1.0, abs=1e-9)
-    one = plane._density(torch.tensor([[0.5, -0.25]]), np.zeros(2), 1.0)
+    one = plane._density(torch.tensor([[0.5, -0.25]]), np.zeros(2), np.ones(2))
     assert divmod(int(one.argmax()), plane._CELLS) == (150, 75)
 
 

@@ -261,6 +261,28 @@ def test_image_grid_in_colour_and_other_ranges(tmp_path: Path) -> None:
     assert close_to(image, "#FF0000") == pytest.approx(11 * 80 * 80, rel=0.05)  # nine left, two right
 
 
+def test_columns_of_different_units_each_fill_their_axis() -> None:
+    """Years of age and an income: with one scale for both, the points were a line."""
+    torch.manual_seed(0)
+    table = torch.rand(500, 2, dtype=torch.float64) * torch.tensor([60.0, 90_000.0]) + torch.tensor([20.0, 0.0])
+
+    def d(x: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid((x[:, 0] - 50) / 10)
+
+    single = plots.scatter(table, table, discriminator=d).axes[:1]
+    beside = plots.verdicts(table, table, discriminator=d).axes[:2]
+    compared = plots.compare_points({"GAN": table, "real rows": table}, title="").axes
+    for axes in (*single, *beside, *compared):
+        assert 60 < np.ptp(axes.get_xlim()) < 90 and 90_000 < np.ptp(axes.get_ylim()) < 130_000
+        axes.figure.draw_without_rendering()
+        box = axes.get_window_extent()
+        assert box.width == pytest.approx(box.height, rel=0.02)
+    surface = single[0].images[0].get_array()
+    assert surface.shape == (200, 200) and float(surface[:, :40].max()) < 0.2 and float(surface[:, 160:].min()) > 0.8
+    points = plots.scatter(table[:, :1].expand(-1, 2), table[:, :1].expand(-1, 2)).axes[0]
+    assert np.ptp(points.get_xlim()) == np.ptp(points.get_ylim())
+
+
 def test_scatter_shows_points_and_surface(tmp_path: Path) -> None:
     torch.manual_seed(0)
     real, samples = torch.randn(300, 2) * 0.1, torch.randn(300, 2) * 0.1 + 0.3

@@ -17,6 +17,7 @@ from .style import Array
 Discriminator = Callable[[Tensor], Tensor]
 _CELLS = 200  # of a surface, on each side
 _BLUR = 1.5  # cells
+_STRETCH = 3  # of widths of two columns, above which their units are taken to differ
 DARK = "#8A2F00"  # generated points on a surface that has orange
 
 
@@ -47,8 +48,7 @@ def scatter(
         _bar(figure, _show(axes, surface, centre, half), axes)
     axes.scatter(*shown_real.T, s=26, color=style.BLUE, alpha=0.35, lw=0, label="real", rasterized=True)
     axes.scatter(*shown.T, s=5, color=DARK, alpha=0.75, lw=0, label="generated", rasterized=True)
-    axes.set(xlim=(centre[0] - half, centre[0] + half), ylim=(centre[1] - half, centre[1] + half))
-    axes.set_aspect("equal")
+    place(axes, centre, half)
     style.label(axes, title or "Samples of G over real points", *style.axis_names(names, 2))
     legend = axes.legend(loc="upper right", fontsize=11, markerscale=2, framealpha=0.9)
     for handle in legend.legend_handles:
@@ -89,6 +89,8 @@ def verdicts(
     left, right = figure.subplots(1, 2, sharey=True)
     image = _show(left, learned, centre, half)
     _show(right, optimal, centre, half)
+    place(left, centre, half)
+    place(right, centre, half)
     across, up = style.axis_names(names, 2)
     style.label(left, "D(x), as it was learned", across, up)
     style.label(right, "$D^*(x)$, optimal against G; grey where nothing fell", across, "")
@@ -98,21 +100,34 @@ def verdicts(
     return style.save(figure, path)
 
 
-def frame(shown: Array) -> tuple[Array, float]:
-    """Centre and half width of the data, not of samples, which may have outliers."""
+def frame(shown: Array) -> tuple[Array, Array]:
+    """Centre and half widths of the data, not of samples, which may have outliers."""
     low, high = shown.min(0), shown.max(0)
-    return (low + high) / 2, max(float((high - low).max()) * 0.65, 1e-6)
+    return (low + high) / 2, 0.65 * widths(low, high)
 
 
-def _grid(centre: Array, half: float) -> Tensor:
+def widths(low: Array, high: Array) -> Array:
+    """The width that each axis shows: one for both, but where the columns of a table have units that differ."""
+    width = high - low
+    largest = max(float(width.max()), 1e-6)
+    return width if 0 < width.min() < largest / _STRETCH else np.full(2, largest)
+
+
+def place(axes: Any, centre: Array, half: Array) -> None:
+    """Limits of a square picture."""
+    axes.set(xlim=(centre[0] - half[0], centre[0] + half[0]), ylim=(centre[1] - half[1], centre[1] + half[1]))
+    axes.set_box_aspect(1)
+
+
+def _grid(centre: Array, half: Array) -> Tensor:
     """(cells^2, 2): the centres of the cells of a frame, x1 slowest."""
-    ticks = (torch.arange(_CELLS, dtype=torch.float64) + 0.5) / _CELLS * 2 * half - half
-    return torch.cartesian_prod(ticks + float(centre[0]), ticks + float(centre[1]))
+    ticks = (torch.arange(_CELLS, dtype=torch.float64) + 0.5) / _CELLS * 2 - 1
+    return torch.cartesian_prod(*(ticks * float(h) + float(c) for c, h in zip(centre, half, strict=True)))
 
 
-def _density(x: Tensor, centre: Array, half: float) -> Tensor:
+def _density(x: Tensor, centre: Array, half: Array) -> Tensor:
     """The share of points in each cell, blurred by a Gaussian."""
-    edges = [np.linspace(c - half, c + half, _CELLS + 1) for c in centre]
+    edges = [np.linspace(c - h, c + h, _CELLS + 1) for c, h in zip(centre, half, strict=True)]
     first, second = x.double().numpy().T
     counts = torch.from_numpy(np.histogram2d(first, second, bins=edges)[0]) / len(x)
     reach = torch.arange(-6, 7, dtype=torch.float64)
@@ -122,14 +137,14 @@ def _density(x: Tensor, centre: Array, half: float) -> Tensor:
     return torch.nn.functional.conv2d(blurred, kernel.transpose(2, 3), padding=(0, 6))[0, 0]
 
 
-def _show(axes: Any, surface: Tensor, centre: Array, half: float) -> Any:
+def _show(axes: Any, surface: Tensor, centre: Array, half: Array) -> Any:
     """A surface (x1, x2) of probabilities: orange for fake, blue for real."""
     colours = ["#F0A868", "#FFFFFF", "#7FB8E0"]
     palette = style.matplotlib("colors").LinearSegmentedColormap.from_list("verdict", colours)
     palette = palette.with_extremes(bad="#EEEEEE")
-    extent = (centre[0] - half, centre[0] + half, centre[1] - half, centre[1] + half)
+    extent = (centre[0] - half[0], centre[0] + half[0], centre[1] - half[1], centre[1] + half[1])
     look: dict[str, Any] = {"origin": "lower", "extent": extent, "cmap": palette, "vmin": 0, "vmax": 1}
-    return axes.imshow(surface.T.numpy(), interpolation="nearest", **look)
+    return axes.imshow(surface.T.numpy(), interpolation="nearest", aspect="auto", **look)
 
 
 def _bar(figure: Any, image: Any, axes: Any) -> None:

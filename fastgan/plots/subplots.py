@@ -10,6 +10,7 @@ from torch import Tensor
 
 from . import style
 from .images import mosaic
+from .plane import place, widths
 from .points import bin_edges
 
 _SHOWN = 2500
@@ -37,7 +38,7 @@ def compare_points(
     """
     frame = (list(panels.values())[-1] if centres is None else centres).double().numpy()
     low, high = frame.min(0), frame.max(0)
-    pad = (0.25 if centres is not None else 0.1) * max(float((high - low).max()), 1e-6)
+    half = (0.75 if centres is not None else 0.6) * widths(low, high)
     across, up = style.axis_names(names, 2)
     figure, row = _row(len(panels), 4.2, title)
     for axes, (name, samples) in zip(row, panels.items(), strict=True):
@@ -46,7 +47,7 @@ def compare_points(
         axes.scatter(
             *samples[:_SHOWN].T.numpy(), s=4, color=style.ORANGE, alpha=0.4, lw=0, label="samples", rasterized=True
         )
-        axes.set(xlim=(low[0] - pad, high[0] + pad), ylim=(low[1] - pad, high[1] + pad), aspect="equal")
+        place(axes, (low + high) / 2, half)
         style.label(axes, name, across, up if axes is row[0] else "")
     if centres is not None:
         legend = figure.legend(

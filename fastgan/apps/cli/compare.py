@@ -21,7 +21,7 @@ from fastgan._torch_settings import torch_threads
 from fastgan.apps import baselines, presets
 from fastgan.apps.baselines import Baseline
 from fastgan.apps.cli import output
-from fastgan.apps.cli.arguments import counting, natural
+from fastgan.apps.cli.arguments import counting, folded, natural
 from fastgan.apps.cli.evaluate import sigmas_for
 from fastgan.apps.cli.train import add_reading, load, reading, step_threads
 from fastgan.apps.reproduce import table
@@ -104,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
         lines.append(Row(arguments.source, name, about, _measures(sample, rows)))
     columns = [c for c in (_MODES, _NEAR, _PARZEN, _OWN, _CORRELATION, _SECONDS) if any(c in r.figures for r in lines)]
     print("\n".join(table.lines(lines, columns)))
-    print(f"{_OWN}: of the test rows; the GAN has none, the VAE's is a lower bound")
+    print(folded(f"{_OWN}: of the test rows; the GAN has none, the VAE's is a lower bound", 2))
     if rows.standardized:
         print("units: standard deviations of each column, from its mean")
     folder.mkdir(parents=True, exist_ok=True)
