@@ -88,6 +88,17 @@ def test_no_value_asks_for_a_missing_one(run: Run, trained: Path, tmp_path: Path
     check_refusal(run("sample", "r", "--out", "s.csv", "--where", "age="), "conditions['age'] must not be a missing")
 
 
+def test_dates_without_leading_zeros_are_drawn(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    days = pd.date_range("2020-01-05", periods=240, freq="3D")
+    table = customers().assign(start=[f"{day.month}/{day.day}/{day.year}" for day in days])
+    table.to_csv(tmp_path / "c.csv", index=False)
+    code, out, error = run("train", "c.csv", *FAST, "--rows", "200", "--out", "r", "--quiet")
+    assert (code, error) == (0, "") and (tmp_path / "r" / "samples.png").exists()
+    code, out, error = run("evaluate", "r")
+    assert (code, error) == (0, "") and "report.png" in out
+
+
 def test_pictures_of_a_run(run: Run, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     signed = signatures(monkeypatch)
     assert run("sample", "r", "--out", "p.png")[0] == 0

@@ -117,6 +117,16 @@ class Storage:
             series = series.dt.tz_localize("UTC").dt.tz_convert(zone)
         return series
 
+    def seconds(self, series: Any) -> NDArray[np.float64]:
+        """A Series of this storage's dates or durations, none missing, as seconds; of dates since 1970."""
+        pd = pandas()
+        if series.dtype.kind == "m":
+            return np.asarray(series.dt.total_seconds())
+        if self.format is not None:
+            series = dates.read(series, self.format)
+        times = pd.to_datetime(series, utc=True).dt.tz_localize(None)
+        return np.asarray(times.to_numpy().astype("datetime64[s]").astype(np.float64))
+
     def _dtype(self) -> Any:
         pd = pandas()
         if self.categories is not None:

@@ -27,7 +27,7 @@ from fastgan.apps.cli.arguments import folded, natural
 from fastgan.apps.cli.table_source import KeepSource, TableSource
 from fastgan.data import DataWarning, read_frame
 from fastgan.tabular import FixedCombinations, Inequality, Positive, Report, TabularGAN
-from fastgan.tabular.columns import Category, Number
+from fastgan.tabular.columns import Category, Column, Number
 
 FORMATS = (".csv", ".tsv", ".parquet", ".png")
 _ROWS = 1000  # of a file, unless --n says otherwise
@@ -335,20 +335,14 @@ def draw_columns(gan: TabularGAN, real: Any, synthetic: Any, path: Path, report:
     return plots.table_marginals(columns, path, title="Synthetic rows beside real ones, column by column")
 
 
-def _plain(series: Any, column: Any, is_time: bool) -> np.ndarray:
+def _plain(series: Any, column: Column, is_time: bool) -> np.ndarray:
     """Numbers, seconds or text, without missing numbers."""
     if isinstance(column, Category):
         return np.asarray(series.astype(object).where(series.notna(), "(none)").astype(str), dtype=object)
     present = series.dropna()
     if not is_time:
         return np.asarray(present.to_numpy(dtype=np.float64))
-    pd = need("pandas", what="fastgan", package="pandas")
-    if present.dtype.kind == "m":
-        return np.asarray(present.dt.total_seconds())
-    if column.storage.format is not None:
-        present = pd.to_datetime(present, format=column.storage.format)
-    times = pd.to_datetime(present, utc=True).dt.tz_localize(None)
-    return np.asarray(times.to_numpy().astype("datetime64[s]").astype(np.float64))
+    return column.storage.seconds(present)
 
 
 # ---------------------------------------------------------------- sample, evaluate, plot
