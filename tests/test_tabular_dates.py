@@ -38,6 +38,8 @@ def test_dates_come_back_as_they_were_written(format: str) -> None:
         ("%-H:%M:%S", "1:02:03"),
         ("%b %-d, %Y", "Jan 5, 1999"),
         ("%d/%m/%y", "05/01/99"),
+        ("%-m/%-d/%Y %-I:%M %p", "1/5/1999 1:02 AM"),
+        ("%Y-%m-%dT%H:%M:%S.%3fZ", "1999-01-05T01:02:03.000Z"),
     ],
 )
 def test_what_the_directives_write(format: str, expected: str) -> None:
@@ -58,6 +60,36 @@ def test_what_the_directives_write(format: str, expected: str) -> None:
 )
 def test_what_no_format_writes_is_no_date(text: str) -> None:
     assert dates.find(pd.Series(text.split() * 9), required=False) is None
+
+
+@pytest.mark.parametrize(
+    ("format", "first"),
+    [
+        ("%Y-%m-%dT%H:%M:%S.%3fZ", "2021-11-26T23:30:00.007Z"),
+        ("%Y-%m-%d %H:%M:%S.%f", "2021-11-26 23:30:00.007008"),
+        ("%Y-%m-%dT%H:%M:%S+02:00", "2021-11-26T23:30:00+02:00"),
+        ("%Y-%m-%d %H:%M-0530", "2021-11-26 23:30-0530"),
+        ("%-m/%-d/%Y %-I:%M:%S %p", "11/26/2021 11:30:00 PM"),
+    ],
+)
+def test_times_with_fractions_offsets_and_halves_of_days(format: str, first: str) -> None:
+    """They were taken for identifiers, such as 3333-33-33T33:33:33.333Z, or for labels."""
+    times = pd.Series(pd.date_range("2021-11-26 23:30:00.007008", periods=300, freq="17h13min7s9ms3us"))
+    table = pd.DataFrame({"at": dates.write(times, format), "n": np.arange(300) % 7})
+    assert table["at"][0] == first
+    transformer = TableTransformer().fit(table)
+    assert transformer.columns[0].kind == "datetime" and transformer.columns[0].storage.format == format
+    back = transformer.inverse(transformer.transform(table))
+    assert (dates.read(back["at"], format) - dates.read(table["at"], format)).abs().max() < pd.Timedelta("50ms")
+    bounds = Wanted({"at": ("2021-12-01", "2021-12-31")}, transformer)
+    day = times.dt.strftime("%Y-%m-%d")
+    kept = bounds.holds(table, np.zeros((300, 0), dtype=np.int64))
+    assert kept.tolist() == day.between("2021-12-01", "2021-12-30").tolist()
+
+
+def test_offsets_that_change_are_no_format() -> None:
+    text = [f"2021-0{month}-0{day}T00:00:00+0{1 + (month > 3)}:00" for month in (1, 3, 5) for day in range(1, 9)]
+    assert dates.find(pd.Series(text), required=False) is None
 
 
 def test_dates_in_text_are_read_in_the_format_of_their_column() -> None:

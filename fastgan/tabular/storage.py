@@ -41,7 +41,7 @@ class Storage:
         categories: of a categorical dtype: the dtype of the categories, then the categories, tagged for JSON.
         ordered: whether the categories are ordered.
         string: storage and missing value of a pandas string dtype.
-        format: of dates in text, among `dates.FORMATS`.
+        format: of dates in text, as `dates.find` gives it.
         date: whether an object column has Python dates.
         missing: the missing value of an object column: "None" or "nan".
         arrow: name of the pandas Arrow dtype, if the column has one.
@@ -109,7 +109,8 @@ class Storage:
             days = whole.astype("datetime64[D]").astype(object)
             return pd.Series(days, dtype=object)
         if self.format is not None:
-            return dates.write(pd.Series(whole.view("datetime64[s]")), self.format).astype(self._dtype())
+            moments = pd.Series(whole.view(f"datetime64[{dates.unit(self.format)}]"))
+            return dates.write(moments, self.format).astype(self._dtype())
         unit, zone = _unit(self.dtype)
         kind = "m8" if self.dtype.startswith("timedelta") else "M8"
         series = pd.Series(whole.view(f"{kind}[{unit}]"))
@@ -250,8 +251,8 @@ def _text(present: Any, missing: NDArray[np.bool_], storage: Storage, as_time: b
             raise fault(f"row {row} must be text that UTF-8 can write, got {value!r:.40}")
     found = None if as_time is False else dates.find(present, required=bool(as_time))
     if found is not None:
-        format, seconds = found
-        return Values(seconds, missing, Storage(**vars(storage) | {"family": "time", "format": format}))
+        format, moments = found
+        return Values(moments, missing, Storage(**vars(storage) | {"family": "time", "format": format}))
     if as_time:
         raise fault(f"must hold dates of one format such as {dates.FORMATS[0]}, got {objects[:1]!r:.60}")
     return Values(objects, missing, storage)
