@@ -36,6 +36,23 @@ def test_decimal_commas_outnumber_semicolons(tmp_path: Path) -> None:
     assert read_frame(path).to_dict("list") == {"a": [1.5, 2.5], "b": [2.25, 1.25], "c": [3.5, 0.5], "d": ["x", "y"]}
 
 
+def test_the_names_decide_between_two_delimiters(tmp_path: Path) -> None:
+    """The comma makes two columns of one number a row, too, but the names are not parted by it."""
+    path = write(tmp_path / "a.csv", "price;n\n" + "".join(f"{k},05 \u20ac;{k}\n" for k in range(30)))
+    frame = read_frame(path)
+    assert list(frame.columns) == ["price", "n"] and frame["n"].tolist() == list(range(30))
+
+
+def test_titles_above_the_names_are_left_out(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "# made by x\n\n# version 2\na,b\n1,x\n2,y\n3,x\n4,\n")
+    with pytest.warns(DataWarning, match="lines 1 to 3 are left out: titles"):
+        frame = read_frame(path)
+    assert frame.fillna("-").to_dict("list") == {"a": [1, 2, 3, 4], "b": ["x", "y", "x", "-"]}
+    path = write(tmp_path / "b.csv", "sep=;\nsales\na;b\n1;x\n2;y\n3;z\n")
+    with pytest.warns(DataWarning, match="line 1 is left out"):
+        assert read_frame(path).to_dict("list") == {"a": [1, 2, 3], "b": ["x", "y", "z"]}
+
+
 def test_a_line_may_name_the_separator(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "sep=;\nname;city\nx, y;Rome\nz;Oslo\n")
     assert read_frame(path).to_dict("list") == {"name": ["x, y", "z"], "city": ["Rome", "Oslo"]}

@@ -321,6 +321,26 @@ def test_what_is_not_learnt_is_said() -> None:
     assert "column 'gone' has no value" in str(caught[1].message)
 
 
+@pytest.mark.parametrize(
+    "form", ["{:,}", "${:,.2f}", "{:.1f}%", "{:.2f} \u20ac", "({})", "\u2212{}", "CHF {}", "{:_}", "{},05", "{},000"]
+)
+def test_numbers_as_people_write_them_are_named(form: str) -> None:
+    """They are text: a column of prices was made anew as price-000001, and nothing said why."""
+    values = np.arange(60) * 1237 + 1001
+    prices = pd.DataFrame({"price": [form.format(k) for k in values], "n": np.arange(60) % 7})
+    with pytest.warns(DataWarning, match=r"'price' is taken for an identifier.* are numbers, write them without"):
+        TableTransformer().fit(prices)
+    twice = pd.concat([prices, prices], ignore_index=True)
+    with pytest.warns(DataWarning, match=r"'price' is learnt as labels; if texts such as .* are numbers"):
+        TableTransformer().fit(twice)
+
+
+@pytest.mark.parametrize("form", ["1.2.{}", "{}-{}", "{:05}", "A{}", "10.0.{}.1", "{} m"])
+def test_codes_are_not_taken_for_numbers(form: str) -> None:
+    texts = [form.format(k % 30, k % 30) for k in range(60)]
+    TableTransformer().fit(pd.DataFrame({"code": texts, "n": np.arange(60) % 7}))  # a warning would fail
+
+
 def test_numbers_among_which_is_a_text_are_named() -> None:
     texts = ["?" if i % 9 == 7 else str(i % 40 / 4) for i in range(200)]
     with pytest.warns(DataWarning) as caught:

@@ -21,7 +21,7 @@ from fastgan._errors import Invalid, first_line
 from fastgan._extras import need
 
 from .dataset import DataError, DataWarning, Fault
-from .layout import DELIMITERS, ENCODINGS, GZIPPED, INDEX_NAMES, number, open_text, rows_of, sample
+from .layout import DELIMITERS, ENCODINGS, GZIPPED, INDEX_NAMES, Line, number, open_text, rows_of, sample
 from .parquet import INDEX_COLUMN, MAGIC
 
 invalid = Invalid("read")
@@ -181,7 +181,13 @@ def _open(path: Path) -> io.TextIOWrapper:
 def _read_text(pd: Any, path: Path, header: bool | None) -> Any:
     with _open(path) as file:
         lines, named = sample(path, file)
-    delimiter, decimal, rows = _layout(lines, named)
+    delimiter, decimal, numbered = _layout(lines, named)
+    titles = _titles(numbered)
+    begin = numbered[titles - 1][0] if titles else 0
+    rows = [cells for _, cells in numbered[titles:]]
+    if titles:
+        place = "line 1 is" if begin == 1 else f"lines 1 to {begin} are"
+        warnings.warn(invalid(DataWarning, path, f"{place} left out: titles"), stacklevel=2)
     check_width(invalid.of(DataError, path), len(rows[0]))
     if header is None:
         header = all(number(cell, decimal) is None for cell in rows[0])
@@ -193,7 +199,7 @@ def _read_text(pd: Any, path: Path, header: bool | None) -> Any:
     options = {
         "sep": delimiter,
         "decimal": decimal,
-        "skiprows": 1 if named else 0,
+        "skiprows": begin + (1 if named else 0),
         "header": 0 if header else None,
         "skipinitialspace": True,
         "low_memory": False,
@@ -220,21 +226,29 @@ def _without_index(path: Path, frame: Any) -> Any:
     return frame.iloc[:, 1:]
 
 
-def _layout(lines: list[str], named: str | None) -> tuple[str, str, list[list[str]]]:
-    """Delimiter, decimal mark and rows: those with rows of one width, most numbers and most columns."""
-    best: tuple[tuple[float, int, int], str, str, list[list[str]]] | None = None
+def _titles(rows: list[Line]) -> int:
+    """How many rows above the names of several columns hold one text or none."""
+    width, _ = Counter(len(cells) for _, cells in rows).most_common(1)[0]
+    first = next((i for i, (_, cells) in enumerate(rows) if len(cells) == width and sum(map(bool, cells)) > 1), 0)
+    short = all(len(cells) != width for _, cells in rows[:first])
+    return first if width > 1 and short else 0
+
+
+def _layout(lines: list[str], named: str | None) -> tuple[str, str, list[Line]]:
+    """Delimiter, decimal mark and rows: those of one width, with most numbers, most columns and as many names."""
+    best: tuple[tuple[float, int, int, bool], str, str, list[Line]] | None = None
     for delimiter in (named,) if named else DELIMITERS:
         try:
-            rows = [cells for _, cells in rows_of(lines, delimiter)]
+            rows = list(rows_of(lines, delimiter))
         except csv.Error:
             continue
         if not rows:
             continue
-        width, agreeing = Counter(map(len, rows)).most_common(1)[0]
+        width, agreeing = Counter(len(cells) for _, cells in rows).most_common(1)[0]
         regular = agreeing >= 0.9 * len(rows) and (width > 1 or named is not None)
         for decimal in (".",) if delimiter == "," else (".", ","):
-            numbers = sum(number(cell, decimal) is not None for cells in rows for cell in cells)
-            score = (float(regular), numbers, width)
+            numbers = sum(number(cell, decimal) is not None for _, cells in rows for cell in cells)
+            score = (float(regular), numbers, width, len(rows[0][1]) == width)
             if best is None or score > best[0]:
                 best = (score, delimiter, decimal, rows)
     assert best is not None

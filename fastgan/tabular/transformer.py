@@ -24,7 +24,7 @@ from fastgan.data.encoded import EncodedTable, Head, pack
 from fastgan.data.frames import check_width, open_table
 
 from . import columns as column_kinds
-from . import storage
+from . import storage, written
 from .columns import Category, Column, Encoded, Kind, Normalization
 from .numeric import quiet_fits
 
@@ -109,20 +109,21 @@ class TableTransformer:
                 types in one column. The message names column and row.
 
         Warns:
-            DataWarning: a column is taken for identifiers, has no value, or is text where most labels are numbers.
+            DataWarning: a column is taken for identifiers, has no value, or is text that may be numbers.
         """
         source = open_table(table)
         self._check_names(source.names)
         if not source.rows:
             raise invalid(DataError, source.label, "must have at least one row, got none")
 
-        def one(number: int) -> Column:
+        def one(number: int) -> tuple[Column, str | None]:
             name = source.names[number]
             asked = self.kinds.get(name)
             as_time = None if asked is None else asked == "datetime"
             values = storage.read(source.column(number), name, as_time=as_time)
             kind = asked or column_kinds.infer(name, values)
-            return column_kinds.fit(
+            unread = written.example(values.present) if asked is None and values.storage.family == "label" else None
+            column = column_kinds.fit(
                 name,
                 values,
                 kind,
@@ -130,10 +131,11 @@ class TableTransformer:
                 max_categories=self.max_categories,
                 seed=(self.seed + number) % 2**32,
             )
+            return column, unread
 
         with quiet_fits(), ThreadPoolExecutor(self.threads or torch.get_num_threads()) as pool:
-            self.columns = tuple(pool.map(one, range(len(source.names))))
-        self._warn()
+            self.columns, unread = zip(*pool.map(one, range(len(source.names))), strict=True)
+        self._warn(unread)
         return self
 
     def _check_names(self, names: tuple[Hashable, ...]) -> None:
@@ -151,12 +153,17 @@ class TableTransformer:
             if name not in names:
                 raise invalid(DataError, "kinds", f"must name columns of the table, got {name!r}")
 
-    def _warn(self) -> None:
-        for column in self.columns:
+    def _warn(self, unread: tuple[str | None, ...]) -> None:
+        """unread: of each column of text that may be numbers, one of them."""
+        for column, text in zip(self.columns, unread, strict=True):
+            advice = f"; if texts such as {text!r:.40} are numbers, write them without separators and signs"
             if column.kind == "identifier" and column.name not in self.kinds:
-                rule = "is taken for an identifier: made anew, not learnt"
+                rule = f"is taken for an identifier: made anew, not learnt{advice if text else ''}"
                 warnings.warn(invalid(DataWarning, f"column {column.name!r}", rule), stacklevel=3)
             if isinstance(column, Category) and column.name not in self.kinds:
+                if text is not None:
+                    rule = f"is learnt as labels{advice}"
+                    warnings.warn(invalid(DataWarning, f"column {column.name!r}", rule), stacklevel=3)
                 if (odd := column_kinds.odd_label(column.labels)) is not None:
                     rule = f"is learnt as labels: most of the {len(column.labels)} are numbers, but not {odd!r:.40}"
                     warnings.warn(invalid(DataWarning, f"column {column.name!r}", rule), stacklevel=3)
