@@ -10,7 +10,7 @@ import pytest
 
 from fastgan.data import DataError
 from fastgan.data.frames import open_table
-from fastgan.tabular import Inequality, TableTransformer, dates
+from fastgan.tabular import Inequality, Report, TableTransformer, dates
 from fastgan.tabular.conditions import Wanted
 from fastgan.tabular.constraints import fit_all, from_dict
 
@@ -112,3 +112,38 @@ def test_dates_in_text_are_compared_as_dates() -> None:
     assert again == rule and again.holds(rows).tolist() == [False, True, True]
     with pytest.raises(DataError, match="column 's' must hold dates of one format"):
         fit_all([Inequality("s", "e")], open_table(table.assign(s="soon")))
+
+
+def test_days_in_a_zone_begin_at_midnight_all_year() -> None:
+    """In UTC they begin at 22:00 or 23:00, and rows had any hour."""
+    days = pd.Series(pd.date_range("2020-01-01", periods=700, freq="D", tz="Europe/Rome"))
+    days[5] = pd.NaT
+    table = pd.DataFrame({"day": days, "n": np.arange(700) % 7})
+    transformer = TableTransformer().fit(table)
+    x = transformer.transform(table)
+    assert transformer.inverse(x).equals(table)
+    random = transformer.inverse(np.random.default_rng(0).uniform(-1, 1, x.shape).astype(np.float32))["day"].dropna()
+    assert len(random) > 100 and set(random.dt.hour) == {0} and random.dtype == days.dtype
+    winter = table[:20].assign(day=days[:20].dt.tz_convert("UTC"))  # of which the hours alone say nothing
+    assert transformer.inverse(transformer.transform(winter)).equals(table[:20])
+    again = type(transformer.columns[0].storage).from_dict(transformer.columns[0].storage.as_dict())
+    assert again == transformer.columns[0].storage
+
+
+def test_hours_that_a_clock_shows_twice_come_back() -> None:
+    hours = pd.date_range("2020-01-01", periods=9000, freq="h", tz="Europe/Rome")
+    table = pd.DataFrame({"at": hours, "n": np.arange(9000) % 7})
+    transformer = TableTransformer().fit(table)
+    assert (transformer.inverse(transformer.transform(table))["at"] == hours).mean() > 0.99
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "ns", "date", "text"])
+def test_dates_stored_otherwise_than_at_fit_are_the_same_dates(unit: str) -> None:
+    """Counts of nanoseconds were taken for microseconds: all rows were the last day, and nothing was said."""
+    days = pd.date_range("2020-01-01", periods=300, freq="D")
+    table = pd.DataFrame({"day": days.as_unit("us"), "n": np.arange(300) % 7})
+    transformer = TableTransformer().fit(table)
+    other = days.strftime("%Y-%m-%d") if unit == "text" else days.date if unit == "date" else days.as_unit(unit)
+    assert (transformer.transform(table.assign(day=other)) == transformer.transform(table)).all()
+    pytest.importorskip("sklearn")
+    assert Report(transformer, table, table.assign(day=other)).values["mean_ks"] == 0.0

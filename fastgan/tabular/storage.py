@@ -18,6 +18,7 @@ from fastgan.data.dataset import Fault
 from . import dates
 
 LARGEST = 1e150  # whose square is still finite
+_NANOSECONDS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "D": 86_400 * 10**9}
 Family = Literal["whole", "real", "time", "label"]
 
 
@@ -45,6 +46,7 @@ class Storage:
         date: whether an object column has Python dates.
         missing: the missing value of an object column: "None" or "nan".
         arrow: name of the pandas Arrow dtype, if the column has one.
+        local: whether times with a zone are counted by its clocks, on which days begin at midnight all year.
     """
 
     dtype: str
@@ -56,6 +58,7 @@ class Storage:
     date: bool = False
     missing: str = "None"
     arrow: str | None = None
+    local: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if value not in (None, False)}
@@ -66,6 +69,12 @@ class Storage:
             name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
         }
         return cls(**plain)
+
+    def unit(self) -> str:
+        """Of times: of the whole numbers that stand for them."""
+        if self.date:
+            return "D"
+        return _unit(self.dtype)[0] if self.format is None else dates.unit(self.format)
 
     def number(self) -> Any:
         """The numpy type of the values, unless they are labels."""
@@ -114,9 +123,9 @@ class Storage:
         unit, zone = _unit(self.dtype)
         kind = "m8" if self.dtype.startswith("timedelta") else "M8"
         series = pd.Series(whole.view(f"{kind}[{unit}]"))
-        if zone is not None:
-            series = series.dt.tz_localize("UTC").dt.tz_convert(zone)
-        return series
+        if zone is not None and self.local:
+            return series.dt.tz_localize(zone, ambiguous=np.zeros(len(series), bool), nonexistent="shift_forward")
+        return series if zone is None else series.dt.tz_localize("UTC").dt.tz_convert(zone)
 
     def seconds(self, series: Any) -> NDArray[np.float64]:
         """A Series of this storage's dates or durations, none missing, as seconds; of dates since 1970."""
@@ -159,7 +168,26 @@ class Values:
         return int(np.flatnonzero(~self.missing)[position])
 
 
-def read(series: Any, name: Hashable, *, caller: str = "fit", as_time: bool | None = None) -> Values:
+def read_as(kept: Storage, series: Any, name: Hashable, caller: str) -> Values:
+    """The values of a Series, with times in the unit and by the clock of a fitted column.
+
+    Raises:
+        DataError: as `read`.
+    """
+    pd = pandas()
+    if kept.local and isinstance(series.dtype, pd.DatetimeTZDtype):
+        series = series.dt.tz_convert(_unit(kept.dtype)[1])
+    values = read(series, name, caller=caller, as_time=kept.family == "time", local=kept.local)
+    if values.storage.family != "time" or kept.family != "time":
+        return values
+    own, wanted = _NANOSECONDS[values.storage.unit()], _NANOSECONDS[kept.unit()]
+    present = values.present * (own // wanted) if own > wanted else values.present // (wanted // own)
+    return replace(values, present=present)
+
+
+def read(
+    series: Any, name: Hashable, *, caller: str = "fit", as_time: bool | None = None, local: bool | None = None
+) -> Values:
     """The values of a Series.
 
     Args:
@@ -167,6 +195,7 @@ def read(series: Any, name: Hashable, *, caller: str = "fit", as_time: bool | No
         name: of the column, for messages.
         caller: for messages.
         as_time: whether text holds dates; None: inferred.
+        local: whether times with a zone are read by its clocks; None: where their step is longer so.
 
     Raises:
         DataError: an infinite value, values of several types in one column, or an unknown dtype.
@@ -175,7 +204,7 @@ def read(series: Any, name: Hashable, *, caller: str = "fit", as_time: bool | No
     dtype = series.dtype
     fault: Fault = Invalid(caller).of(DataError, f"column {name!r}")
     if isinstance(dtype, pd.ArrowDtype):
-        plain = read(_out_of_arrow(series), name, caller=caller, as_time=as_time)
+        plain = read(_out_of_arrow(series), name, caller=caller, as_time=as_time, local=local)
         if _arrow_dtype(str(dtype)) != dtype:
             raise fault(f"must be of an Arrow type that pandas knows by name, got {dtype}")
         return Values(plain.present, plain.missing, replace(plain.storage, arrow=str(dtype)))
@@ -201,7 +230,11 @@ def read(series: Any, name: Hashable, *, caller: str = "fit", as_time: bool | No
         return found
     if isinstance(dtype, pd.DatetimeTZDtype):
         numbers = present.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy().view("int64")
-        return Values(numbers, missing, Storage(str(dtype), "time"))
+        clock = present.dt.tz_localize(None).to_numpy().view("int64")
+        if local is None:
+            again = Storage(str(dtype), "time", local=True).restore(clock, missing[~missing])
+            local = _step(clock) > _step(numbers) and bool((again.to_numpy() == present.to_numpy()).all())
+        return Values(clock if local else numbers, missing, Storage(str(dtype), "time", local=local))
     if isinstance(dtype, np.dtype) and dtype.kind in "mM":
         return Values(present.to_numpy().view("int64"), missing, Storage(str(dtype), "time"))
     if isinstance(dtype, pd.StringDtype):
@@ -210,6 +243,11 @@ def read(series: Any, name: Hashable, *, caller: str = "fit", as_time: bool | No
     if pd.api.types.is_object_dtype(dtype):
         return _objects(series, present, missing, as_time, fault)
     raise fault(f"must hold numbers, text, booleans or dates, got {dtype}")
+
+
+def _step(times: NDArray[np.int64]) -> int:
+    """The largest whole number of which all distances are multiples."""
+    return int(np.gcd.reduce(np.diff(times))) if len(times) > 1 else 0
 
 
 def _objects(series: Any, present: Any, missing: NDArray[np.bool_], as_time: bool | None, fault: Fault) -> Values:

@@ -230,8 +230,7 @@ class TableTransformer:
         return EncodedTable(torch.from_numpy(scalars), torch.from_numpy(codes), self.heads)
 
     def _read(self, column: Column, series: Any) -> storage.Values:
-        as_time = column.storage.family == "time"
-        values = storage.read(series, column.name, caller="transform", as_time=as_time)
+        values = storage.read_as(column.storage, series, column.name, "transform")
         fault: Fault = Invalid("transform").of(DataError, f"column {column.name!r}")
         family, wanted = values.storage.family, column.storage.family
         if family != wanted and not (isinstance(column, column_kinds.Number) and {family, wanted} == {"whole", "real"}):
