@@ -88,6 +88,11 @@ def test_no_value_asks_for_a_missing_one(run: Run, trained: Path, tmp_path: Path
     check_refusal(run("sample", "r", "--out", "s.csv", "--where", "age="), "conditions['age'] must not be a missing")
 
 
+def test_the_config_of_a_table_makes_no_run(run: Run, trained: Path) -> None:
+    rule = "--config must be of a GAN of numbers, got r/config.json of a TabularGAN"
+    check_refusal(run("train", "--config", "r/config.json", "--out", "s"), rule)
+
+
 def test_dates_without_leading_zeros_are_drawn(run: Run, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     days = pd.date_range("2020-01-05", periods=240, freq="3D")

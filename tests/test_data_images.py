@@ -165,11 +165,29 @@ def test_bad_images(tmp_path: Path) -> None:
     (tmp_path / "b.png").write_bytes(whole[:40])
     refused(tmp_path, r"b\.png must be a whole image, got: ")
     (tmp_path / "b.png").write_bytes(b"text")
-    refused(tmp_path, r"b\.png must be a whole image, got: ")
+    refused(tmp_path, r"b\.png must be a whole image, got: an unknown or damaged format$")
+    (tmp_path / "b.png").write_bytes(b"")
+    refused(tmp_path, r"b\.png must be a whole image, got: 0 bytes$")
     refused(tmp_path / "a.png", "is a single image; give the folder of images")
     Image.new("F", (6, 4)).save(tmp_path / "b.tiff")
     (tmp_path / "b.png").unlink()
     refused(tmp_path, r"b\.tiff must have 8-bit channels or 16-bit grey, got Pillow mode F")
+
+
+def test_folders_in_which_the_images_are_not_are_refused_with_advice(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for name in ("cats", "dogs"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (6, 4)).save(tmp_path / name / "a.png")
+        if name == "cats":
+            refused(tmp_path, "got images in its folder cats: give that$")
+    refused(tmp_path, "got images in cats and 1 other folders: put those to learn into one folder, their classes into")
+    (tmp_path / "run" / "checkpoint").mkdir(parents=True)
+    (tmp_path / "run" / "config.json").write_text("{}")
+    for name in ("samples.png", "losses.png"):
+        Image.new("RGB", (len(name), 4)).save(tmp_path / "run" / name)
+    refused(tmp_path / "run", "run must be data, got the run folder of a training$")
 
 
 @pytest.mark.parametrize("limit", [30, 15])  # Pillow warns above its limit, refuses above twice

@@ -333,6 +333,13 @@ def test_an_identifier_has_no_constraint() -> None:
         TabularGAN(**SMALL, kinds={"id": "identifier"}, constraints=[Inequality("id", "x")]).fit(table)
 
 
+def test_a_file_is_no_folder_to_save_to(gan: TabularGAN, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(FileExistsError, match="save: folder must be new or a folder, got the file .*file$"):
+        gan.save(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_constraints_are_saved(tmp_path: Path) -> None:
     one = fitted(constraints=[FixedCombinations(("city", "country")), Inequality("born", "left", strict=False)])
     one.save(tmp_path)

@@ -157,6 +157,11 @@ def test_a_killed_population_is_sampled_and_resumed_to_the_bits_of_a_whole_one(
             assert one.read_bytes() == (killed / one.relative_to(whole)).read_bytes(), one
 
 
+def test_seeds_that_are_no_list_are_refused_in_a_sentence() -> None:
+    with pytest.raises(TypeError, match=r"^fit_population: seeds must be a list of integers, got 3$"):
+        TabularGAN(**CHECKED).fit_population(people(), seeds=3)  # type: ignore[arg-type]
+
+
 def test_a_resume_may_be_longer_and_have_more_seeds_and_a_member_goes_on_alone(tmp_path: Path) -> None:
     TabularGAN(**CHECKED).fit_population(people(), seeds=[3, 5], run_dir=tmp_path)
     alone = TabularGAN(**CHECKED | {"seed": 5, "steps": 9}).fit(people(), run_dir=tmp_path / "member-0001", resume=True)

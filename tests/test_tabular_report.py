@@ -47,6 +47,12 @@ def test_distances_are_those_of_their_definitions() -> None:
     assert [column["measure"] for column in columns] == ["KS", "KS", "TV", "TV", "KS"]
 
 
+def test_a_report_shows_itself() -> None:
+    found = report(table(seed=1))
+    assert str(found).splitlines() == found.lines()
+    assert repr(found) == "Report(5 columns, 400 synthetic rows beside 400 real ones)"
+
+
 def test_copies_are_near_and_other_rows_are_not() -> None:
     values = report(table(), table(seed=2)).values
     assert values["mean_ks"] == values["mean_tv"] == values["pairs"]["mean_tv"] == 0

@@ -249,6 +249,8 @@ def _read_parts(folder: Path, header: bool | None, dtype: torch.dtype) -> _Conte
 def _read_folder(
     folder: Path, split: str, header: bool | None, dtype: torch.dtype, background: str | int | tuple[int, ...]
 ) -> _Content:
+    if (folder / "checkpoint").is_dir() and (folder / "config.json").is_file():
+        raise invalid(DataError, folder, "must be data, got the run folder of a training")
     mnist = idx.find_images(folder, split)
     if mnist is not None:
         return _read_idx(*mnist)
@@ -259,11 +261,17 @@ def _read_folder(
     if not pictures and (table := _read_parts(folder, header, dtype)) is not None:
         return table
     if not pictures:
+        inside = sorted(path for path in folder.iterdir() if path.is_dir() and images.find_images(path))
+        found = (
+            f"images in {inside[0].name} and {len(inside) - 1} other folders" if inside[1:] else "none directly in it"
+        )
+        found = f"images in its folder {inside[0].name}: give that" if len(inside) == 1 else found
+        advice = ": put those to learn into one folder, their classes into a file of labels" if inside[1:] else ""
         raise invalid(
             DataError,
             folder,
             f"must hold images, or {split} files of MNIST (*-images-idx3-ubyte) or CIFAR-10 (*.bin), "
-            "got none directly in it",
+            f"got {found}{advice}",
         )
     content = images.read_images(pictures, background)
     return _Content(content, divisor=65535.0 if content.dtype == np.uint16 else 255.0)

@@ -89,6 +89,9 @@ def _open(pillow: Any, path: Path, use: Any) -> Any:
                 return use(image)
     except (DataError, MemoryError):
         raise
+    except pillow.UnidentifiedImageError as error:
+        got = "an unknown or damaged format" if path.stat().st_size else "0 bytes"
+        raise invalid(DataError, path, f"must be a whole image, got: {got}") from error
     # Decoders of damaged images raise almost anything: OSError, SyntaxError, struct.error, DecompressionBombError, ...
     except Exception as error:
         raise invalid(DataError, path, f"must be a whole image, got: {first_line(error)}") from error

@@ -52,6 +52,8 @@ def write(gan: TabularGAN, folder: Path, body: dict[str, Any]) -> None:
         OSError: a file cannot be written.
     """
     assert gan.gan is not None
+    if folder.exists() and not folder.is_dir():
+        raise Invalid("save")(FileExistsError, f"folder must be new or a folder, got the file {folder}")
     folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {
         f"gan.{name}": value.detach().cpu().contiguous() for name, value in gan.gan.state_dict().items()

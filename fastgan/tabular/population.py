@@ -51,6 +51,8 @@ def configs(
         raise invalid.value(
             "grid", f"must not have epochs where steps are given, which replace them, got steps {steps}"
         )
+    if not isinstance(seeds, Iterable | None):
+        raise invalid.type("seeds", f"must be a list of integers, got {seeds!r}")
     own = [base.seed] if seeds is None else list(seeds)
     if not own:
         raise invalid.value("seeds", "must hold at least one seed, got none")

@@ -97,7 +97,7 @@ class Report:
                 raise invalid.value(argument, f"must have the column {column.name!r}, got none")
         made = np.full((len(frame), len(self._learnt)), np.nan)
         for place, column in enumerate(self._learnt):
-            values = storage.read(frame[column.name], column.name, as_time=column.storage.family == "time")
+            values = storage.read_as(column.storage, frame[column.name], column.name, "Report")
             made[~values.missing, place] = self._of_column(column, values)
             if isinstance(column, Category):
                 made[values.missing, place] = len(column.labels) if column.has_missing else -1
@@ -276,6 +276,15 @@ class Report:
         return np.concatenate(parts, 1)
 
     # ---------------------------------------------------------------- text
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    def __repr__(self) -> str:
+        rows = self.values["rows"]
+        return (
+            f"Report({len(self.columns)} columns, {rows['synthetic']} synthetic rows beside {rows['real']} real ones)"
+        )
 
     def lines(self) -> list[str]:
         """The report as text of at most 80 columns."""

@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from fastgan._run_folder import TABLE
 from fastgan.apps.cli import checks
 from fastgan.apps.cli.arguments import did_you_mean
 from fastgan.apps.presets import Networks
@@ -80,6 +81,8 @@ def read(path: str, arguments: argparse.Namespace) -> Settings:
             setattr(arguments, name, value)
     of_a_run = "format" in body
     if of_a_run:
+        if (Path(path).parent / TABLE).is_file():
+            raise ValueError(f"--config must be of a GAN of numbers, got {path} of a TabularGAN")
         if not isinstance(body.get("networks"), dict):
             raise ValueError(f"--config must hold networks, got {path} of a run that Python began")
         if arguments.hold_out is None and arguments.rows == body.get("rows"):
