@@ -283,6 +283,19 @@ def test_columns_of_different_units_each_fill_their_axis() -> None:
     assert np.ptp(points.get_xlim()) == np.ptp(points.get_ylim())
 
 
+def test_few_real_rows_beside_many_samples_are_all_shown() -> None:
+    """Limits of both together left them out, and the densities and the optimal D were of what was left."""
+    torch.manual_seed(0)
+    real, samples = torch.randn(270, 1), 0.3 + 0.1 * torch.randn(50_000, 1)
+    bars, below = plots.line(samples, real).axes
+    low, high = below.get_xlim()
+    assert low < np.percentile(real, 1) and high > np.percentile(real, 99)
+    heights = np.array([patch.get_height() for patch in bars.patches[:60]])
+    width = bars.patches[0].get_width()
+    shown = ((real >= low) & (real <= high)).double().mean()
+    assert heights.sum() * width == pytest.approx(1.0, rel=1e-6) and shown > 0.99
+
+
 def test_scatter_shows_points_and_surface(tmp_path: Path) -> None:
     torch.manual_seed(0)
     real, samples = torch.randn(300, 2) * 0.1, torch.randn(300, 2) * 0.1 + 0.3

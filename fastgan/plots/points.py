@@ -93,9 +93,9 @@ def _title(name: str) -> str:
 
 
 def bin_edges(x: Array, y: Array, bins: int) -> Array:
-    """Bins over 99.8% of the values. For whole numbers x, each bin contains equally many of them."""
-    values = np.concatenate([x, y])
-    low, high = np.percentile(values[np.isfinite(values)], [0.1, 99.9])
+    """Bins over 99.8% of x and of y. For whole numbers x, each bin contains equally many of them."""
+    ends = [np.percentile(values[np.isfinite(values)], [0.1, 99.9]) for values in (x, y) if np.isfinite(values).any()]
+    low, high = np.min(ends), np.max(ends)
     if (x == np.round(x)).all() and high - low < 1e9:
         first, last = math.floor(low) - 1, math.ceil(high) + 1
         each = -(-(last - first + 1) // bins)
