@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,14 @@ def test_titles_above_the_names_are_left_out(tmp_path: Path) -> None:
     with pytest.warns(DataWarning, match="lines 1 to 3 are left out: titles"):
         frame = read_frame(path)
     assert frame.fillna("-").to_dict("list") == {"a": [1, 2, 3, 4], "b": ["x", "y", "x", "-"]}
+    path = write(tmp_path / "c.csv", "Sales report,\n,\na,b\n1,x\n2,y\n3,z\n")
+    with pytest.warns(DataWarning, match="lines 1 to 2 are left out: titles"):
+        assert read_frame(path).to_dict("list") == {"a": [1, 2, 3], "b": ["x", "y", "z"]}
+    for names, found in ((",b", ["b"]), ("a,", ["a", "Unnamed: 1"])):  # an index, and a column without a name
+        path = write(tmp_path / "d.csv", f"{names}\n1,x\n2,y\n3,z\n")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*an index written by pandas")
+            assert list(read_frame(path).columns) == found
     path = write(tmp_path / "b.csv", "sep=;\nsales\na;b\n1;x\n2;y\n3;z\n")
     with pytest.warns(DataWarning, match="line 1 is left out"):
         assert read_frame(path).to_dict("list") == {"a": [1, 2, 3], "b": ["x", "y", "z"]}

@@ -182,7 +182,7 @@ def _read_text(pd: Any, path: Path, header: bool | None) -> Any:
     with _open(path) as file:
         lines, named = sample(path, file)
     delimiter, decimal, numbered = _layout(lines, named)
-    titles = _titles(numbered)
+    titles = _titles(numbered, decimal)
     begin = numbered[titles - 1][0] if titles else 0
     rows = [cells for _, cells in numbered[titles:]]
     if titles:
@@ -226,12 +226,14 @@ def _without_index(path: Path, frame: Any) -> Any:
     return frame.iloc[:, 1:]
 
 
-def _titles(rows: list[Line]) -> int:
-    """How many rows above the names of several columns hold one text or none."""
+def _titles(rows: list[Line], decimal: str) -> int:
+    """How many rows above the names of several columns hold one text or none; spreadsheets fill them up with commas."""
     width, _ = Counter(len(cells) for _, cells in rows).most_common(1)[0]
     first = next((i for i, (_, cells) in enumerate(rows) if len(cells) == width and sum(map(bool, cells)) > 1), 0)
-    short = all(len(cells) != width for _, cells in rows[:first])
-    return first if width > 1 and short else 0
+    above, names = [cells for _, cells in rows[:first]], rows[first][1]
+    short = all(len(cells) != width for cells in above)
+    named = all(cells[0] or not any(cells) for cells in above) and all(number(cell, decimal) is None for cell in names)
+    return first if width > 1 and (short or named) else 0
 
 
 def _layout(lines: list[str], named: str | None) -> tuple[str, str, list[Line]]:
