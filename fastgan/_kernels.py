@@ -216,7 +216,7 @@ class MlpDescription:
         biases: Sequence[bool],
         affine: Sequence[bool] = (),
     ) -> None:
-        """`shapes` are those of the weights; `biases`, `affine` say which layers have one, and a scale and shift."""
+        """`shapes`: of the weights; `biases` says which layers have one, `affine` which a scale, then which a shift."""
         description = [
             (
                 inputs,
@@ -241,8 +241,8 @@ class MlpDescription:
         self.normalized, self.saved = False, len(self.parameter_shapes)
         self.undifferentiated: tuple[None, ...] = ()
         if any(layer.norm != "none" for layer in layers):
-            vectors = [(w[0],) if has else None for w, has in zip(shapes, affine, strict=True)]
-            self.parameter_shapes += 2 * vectors
+            vectors = [(w[0],) if has else None for w, has in zip((*shapes, *shapes), affine, strict=True)]
+            self.parameter_shapes += vectors
             running = any(layer.norm == "running" for layer in layers)
             self.normalized, self.saved = True, (6 if running else 4) * len(layers)
             self.undifferentiated = (None,) * (3 * len(layers))

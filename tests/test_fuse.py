@@ -225,6 +225,15 @@ def test_empty_batches_strides_and_leading_dimensions() -> None:
         assert_same(value_and_grads(model, x), value_and_grads(expected, x), **TOLERANCE)
 
 
+@pytest.mark.parametrize("shape", ((), (1,), (1, 4), (5, 1)))
+def test_a_bias_that_only_broadcasts_is_left_to_torch(shape: tuple[int, ...]) -> None:
+    model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
+    model[0].bias = nn.Parameter(torch.randn(shape))
+    fused, x = fnn.fuse(copy.deepcopy(model)), torch.randn(5, 6)
+    assert_same(value_and_grads(fused, x), value_and_grads(model, x), **TOLERANCE)
+    assert fnn.explain(fused)[0] == "0: left alone, its weight is no matrix, or its bias has not one number a row of it"
+
+
 def test_wrong_inputs_name_the_layers() -> None:
     model = fnn.fuse(nn.Sequential(nn.Flatten(), nn.Linear(6, 4), nn.ReLU()))
     with pytest.raises(ValueError, match=r"Sequential \(1 to 2\): layer 0 takes 6 features .* gives 5"):

@@ -255,6 +255,52 @@ def test_a_norm_of_another_width_raises_torchs_error() -> None:
         model(torch.randn(6, 3))
 
 
+VECTORS = ("weight", "bias", "running_mean", "running_var")
+
+
+@pytest.mark.parametrize("name", VECTORS)
+@pytest.mark.parametrize("called", (False, True))
+@pytest.mark.parametrize("training", (True, False))
+def test_a_vector_of_another_length_raises_torchs_error(name: str, called: bool, training: bool) -> None:
+    """Native code would read, and write, beyond its end. Where the model was called before, only its data change."""
+    model = fnn.fuse(nn.Sequential(*chain()).double()).train(training)
+    x = torch.randn(6, 3, dtype=torch.float64)
+    if called:
+        for _ in range(3):
+            model(x)
+    vector = getattr(model[1], name)
+    vector.data = vector.data[:5].clone()
+    with pytest.raises(RuntimeError, match=f"^{name} should contain 7 elements not 5$"):
+        model(x)
+
+
+@pytest.mark.parametrize("name", ("weight", "bias"))
+@pytest.mark.parametrize("training", (True, False))
+def test_a_scale_without_a_shift_and_the_reverse(name: str, training: bool, native_calls: list[str]) -> None:
+    plain = nn.Sequential(*chain()).double().train(training)
+    for norm in (plain[1], plain[4]):
+        setattr(norm, name, None)
+    fused, x = fnn.fuse(copy.deepcopy(plain)), torch.randn(9, 3, dtype=torch.float64, requires_grad=True)
+    values = []
+    for model in (plain, fused):
+        y = model(x)
+        gradients = torch.autograd.grad(y.square().sum(), [x, *model.parameters()], create_graph=True)
+        seconds = torch.autograd.grad(gradients[0].square().sum(), list(model.parameters()), allow_unused=True)
+        values.append([y, *gradients, *(g for g in seconds if g is not None), *model.buffers()])
+    for got, expected in zip(*values[::-1], strict=True):
+        torch.testing.assert_close(got, expected, **EXACT)
+    fused(x).sum().backward()
+    assert native_calls[-2:] == ["mlp_forward", "mlp_backward"]
+
+
+def test_a_counter_of_several_batches_is_torchs_own(native_calls: list[str]) -> None:
+    model = fnn.fuse(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU()))
+    model[1].num_batches_tracked = torch.zeros(2, dtype=torch.int64)
+    model(torch.randn(6, 3))
+    assert model[1].num_batches_tracked.tolist() == [1, 1]
+    assert not native_calls
+
+
 @pytest.mark.parametrize("order", ("after", "before"))
 def test_dropout_beside_batch_normalisation(order: str) -> None:
     """Dropped elements are zero, kept ones are doubled; before ReLU it is the same as behind it."""

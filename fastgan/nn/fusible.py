@@ -84,6 +84,8 @@ def parameter_obstacle(layer: Any) -> str | None:
         return f"its dtype is {str(weight.dtype).removeprefix('torch.')}"
     if weight.is_meta or weight.layout is not torch.strided:
         return "its weight is not dense memory"
+    if weight.dim() != 2 or not (bias is None or bias.shape == weight.shape[:1]):
+        return "its weight is no matrix, or its bias has not one number a row of it"
     return None
 
 
@@ -92,8 +94,9 @@ def _norm_obstacle(norm: Any) -> str | None:
     mean, variance, batches = (getattr(norm, name) for name in RUNNING)
     if (mean is None) != (variance is None) or (norm.track_running_stats and mean is None):
         return "its running statistics are not those of an nn.BatchNorm1d as made"
-    if norm.track_running_stats and (type(batches) is not Tensor or batches.dtype is not torch.int64):
-        return "it does not count its batches"
+    if norm.track_running_stats:
+        if type(batches) is not Tensor or batches.dtype is not torch.int64 or batches.dim():
+            return "it does not count its batches"
     for t in (norm.weight, norm.bias, mean, variance):
         if t is not None and (type(t) not in PLAIN or t.dtype not in FLOATS or t.is_meta):
             return "its parameters are no plain floating-point tensors"

@@ -456,7 +456,7 @@ def normalized_network(
     caller: str,
     cache: CallCache,
 ) -> MlpDescription | None:
-    """The description of layers some of which have batch normalisation; None where the call is not the common one.
+    """The description of layers some of which have batch normalisation; None where that must not be one native call.
 
     Args:
         x: (rows, in_features).
@@ -471,11 +471,15 @@ def normalized_network(
     network = cache.find(x, seen, drops)
     if network is None:
         depth = len(layers)
-        weights, biases, scales = (params[i * depth : (i + 1) * depth] for i in range(3))
+        weights, biases, *vectors = (params[i * depth : (i + 1) * depth] for i in range(6))
         shapes = tuple([w.shape for w in weights if w is not None])
+        widths = [shape[:1] for shape in shapes]
+        for column in vectors:  # torch's own modules refuse a vector of another length
+            if any(t is not None and t.shape != width for t, width in zip(column, widths, strict=True)):
+                return None
         bias_shapes = tuple([None if b is None else b.shape for b in biases])
         layers = layers if drops else _without_dropout(layers)
-        affine = tuple([s is not None for s in scales])
+        affine = tuple([t is not None for column in vectors[:2] for t in column])
         network = _network(caller, x.shape[-1], shapes, bias_shapes, layers, input_dropout if drops else 0.0, affine)
         cache.keep(x, seen, drops, network)
     return network
