@@ -84,6 +84,18 @@ def test_fused_models_copy_and_pickle(name: str) -> None:
         assert torch.equal(model(x), y) and (not y.requires_grad or not torch.equal(twin(x), y))
 
 
+@pytest.mark.parametrize("make_chain", (wide, lambda: Block(6)))
+def test_a_model_that_was_fused_and_called_copies_and_pickles(make_chain: Callable[[], nn.Sequential]) -> None:
+    model, x = make_chain(), torch.randn(5, 6)
+    before, expected = set(vars(model)), model(x)
+    fnn.fuse(model)(x).sum().backward()
+    fnn.unfuse(model)
+    assert set(vars(model)) == before
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert type(other) is type(model)
+        torch.testing.assert_close(other(x), expected, rtol=0, atol=0)
+
+
 # ---------------------------------------------------------------- inputs and machinery
 
 

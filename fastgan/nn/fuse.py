@@ -72,6 +72,7 @@ def unfuse(model: M) -> M:
     for module in model.modules():
         if isinstance(module, Sequential):
             module.__class__ = type(module).__dict__.get("_before_fuse", nn.Sequential)
+            module.__dict__.pop("_segmentation", None)  # which copy and pickle would take for a part of the model
     return model
 
 
