@@ -164,6 +164,26 @@ def test_networks_without_memory_or_gradients_are_named() -> None:
         train(new_gan().to("meta"), DATA, CONFIG)
 
 
+def test_a_lazy_layer_without_sizes_is_named() -> None:
+    gan = GAN(nn.Linear(2, 3), nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(1)), latent_dim=2)
+    with pytest.raises(ValueError, match="train: gan.discriminator must know its sizes, got a lazy layer: call it"):
+        train(gan, DATA, CONFIG)
+    gan.discriminator(DATA)
+    assert train(gan, DATA, CONFIG).step == CONFIG.steps
+
+
+@pytest.mark.parametrize("name", ("generator", "discriminator"))
+def test_a_forward_that_detaches_is_named(name: str) -> None:
+    class Detached(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).detach()
+
+    gan = new_gan()
+    setattr(gan, name, Detached(*((2, 3) if name == "generator" else (3, 1))))
+    with pytest.raises(RuntimeError, match=f"train: the output of gan.{name} must be part of its loss: a forward, or"):
+        train(gan, DATA, CONFIG)
+
+
 def test_other_bad_arguments_are_named(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="train: gan must be a fastgan.GAN, got Linear"):
         train(nn.Linear(1, 1), DATA, CONFIG)

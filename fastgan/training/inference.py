@@ -76,7 +76,7 @@ def train_encoder(
         with torch.no_grad():
             return generator(z), z
 
-    player = Player(encoder, optimizer or Adam(1e-3, betas=(0.9, 0.999)))
+    player = Player(encoder, optimizer or Adam(1e-3, betas=(0.9, 0.999)), name="encoder")
     losses = torch.empty(steps, device=gan.device)
     with evaluating(generator):
         for step in range(steps):

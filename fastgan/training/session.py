@@ -72,6 +72,9 @@ def place(gan: GAN, config: TrainConfig) -> None:
         if not any(p.requires_grad for p in parameters):
             raise invalid.value(f"gan.{name}", "must have trainable parameters, got none")
         for parameter in parameters:
+            if torch.nn.parameter.is_lazy(parameter):
+                rule = "must know its sizes, got a lazy layer: call it once before training"
+                raise invalid.value(f"gan.{name}", rule)
             if parameter.is_inference():
                 raise invalid.value(
                     f"gan.{name}", "must be made outside torch.inference_mode, got parameters made there"

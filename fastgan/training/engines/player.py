@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastgan import nn
+from fastgan._errors import Invalid
 from fastgan._ranks import Ranks
 from fastgan.models import GAN
 from fastgan.training import plugins, tricks
@@ -21,6 +22,7 @@ class Player:
 
     Args:
         network: of this side.
+        name: of the network in errors.
         optimizer: of its trainable parameters.
         max_col_norm, max_grad_norm, max_grad_value, clip_weights, historical_averaging: as in `TrainConfig`.
         scheduler: its field in the config, and what makes it.
@@ -32,6 +34,7 @@ class Player:
         network: torch.nn.Module,
         optimizer: Optimizer | Built,
         *,
+        name: str,
         max_col_norm: float | None = None,
         max_grad_norm: float | None = None,
         max_grad_value: float | None = None,
@@ -42,7 +45,7 @@ class Player:
     ) -> None:
         self.ranks = ranks or Ranks()
         self.parameters: list[Tensor] = [p for p in network.parameters() if p.requires_grad]
-        self.network, self.max_col_norm, self.clip_weights = network, max_col_norm, clip_weights
+        self.network, self.name, self.max_col_norm, self.clip_weights = network, name, max_col_norm, clip_weights
         self.max_grad_norm, self.max_grad_value = max_grad_norm, max_grad_value
         self.description = optimizer
         self.optimizer = optimizer.build(self.parameters)
@@ -58,6 +61,7 @@ class Player:
         return cls(
             getattr(gan, name),
             config.optimizer_of(name),
+            name=f"gan.{name}",
             max_col_norm=config.max_col_norm,
             max_grad_norm=config.max_grad_norm,
             max_grad_value=config.max_grad_value,
@@ -72,6 +76,9 @@ class Player:
 
         first, last: of the losses whose gradients add up.
         """
+        if not loss.requires_grad:
+            rule = "must be part of its loss: a forward, or a loss of your own, detaches it or runs under torch.no_grad"
+            raise Invalid("train")(RuntimeError, f"the output of {self.name}", rule)
         for parameter in self.parameters if first else ():
             parameter.grad = None
         # Not `autograd.grad`: it calls no hooks for accumulated gradients, and lays gradients out as it likes, while
