@@ -336,6 +336,19 @@ def test_torch_jit_script_takes_a_fused_model() -> None:
     torch.testing.assert_close(model(x), plain(x))
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace")
+@pytest.mark.parametrize("called", (False, True))
+@pytest.mark.parametrize("norm", (False, True))
+def test_torch_jit_trace_takes_a_fused_model(norm: bool, called: bool) -> None:
+    """Traced twice, for its check, by torch: both traces must have the same operations."""
+    layers = [nn.Linear(6, 8), *([nn.BatchNorm1d(8)] if norm else []), nn.ReLU(), nn.Linear(8, 2)]
+    model, x = fnn.fuse(nn.Sequential(*layers)).eval(), torch.randn(5, 6)
+    if called:
+        model(x)
+    traced = torch.jit.trace(model, x)
+    torch.testing.assert_close(traced(x[:3]), model(x[:3]))
+
+
 def test_the_profiler_names_native_operations() -> None:
     if why_not("mlp", "cpu", torch.float32) is not None:
         pytest.skip("the reference is the backend")

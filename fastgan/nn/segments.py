@@ -433,7 +433,7 @@ def steps_of(module: Any) -> list[Segment | nn.Module]:
     last: Segmentation | None = module.__dict__.get("_segmentation")
     if last is not None and last.impl is module.impl and unchanged(children, last.seen):
         return last.steps
-    if any(GLOBAL_HOOKS):
+    if any(GLOBAL_HOOKS) or torch.jit.is_tracing():  # a trace would record the sizes that segmentation looks at
         return list(children.values())
     last = Segmentation(children, module.impl)
     module.__dict__["_segmentation"] = last if last.reusable else None
