@@ -6,6 +6,7 @@ softplus(x) = log(1 + exp(x)) and are accurate to 2 units in the last place for 
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Any, Literal, overload
@@ -448,9 +449,9 @@ def gradient_penalty(
         impl: of the mixing numbers: "auto", "native" or "reference"; D's layers carry their own.
 
     Returns:
-        Scalar Tensor, differentiable with respect to the discriminator's parameters; float64 for float64 examples and
-        float32 otherwise (in float16 the square of a norm of 300 would overflow). The gradient of the norm of a zero
-        gradient is zero, not NaN.
+        Scalar Tensor, differentiable with respect to the discriminator's parameters except under `torch.no_grad`;
+        float64 for float64 examples and float32 otherwise (in float16 the square of a norm of 300 would overflow). The
+        gradient of the norm of a zero gradient is zero, not NaN.
 
     Source: Gulrajani et al. (2017), eq. 3; Mescheder, Geiger, Nowozin (2018), eq. 9 and 10.
     """
@@ -486,7 +487,13 @@ def gradient_penalty(
         penalty: Tensor | None = chain.gradient_penalty(where, kind, weight)
         if penalty is not None:
             return penalty
-    with torch.enable_grad():
+    graph = torch.is_grad_enabled()
+    outside = torch.inference_mode(False) if torch.is_inference_mode_enabled() else contextlib.nullcontext()
+    with outside, torch.enable_grad():
         where = where.clone().requires_grad_()
-        (grad,) = torch.autograd.grad(discriminator(where).sum(), where, create_graph=True)
+        logits = discriminator(where)
+        ops.check_tensor(caller, "what discriminator gives", logits)
+        if not logits.requires_grad:
+            raise Invalid(caller)(RuntimeError, "what discriminator gives", "must be differentiable, got no graph")
+        (grad,) = torch.autograd.grad(logits.sum(), where, create_graph=graph)
         return reference.gradient_penalty(grad, kind, weight)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 import torch
@@ -118,6 +121,21 @@ def test_mixing_numbers_replay_and_vary() -> None:
     assert value() == first
 
 
+@pytest.mark.parametrize("modes", ((torch.no_grad,), (torch.inference_mode,), (torch.no_grad, torch.inference_mode)))
+@pytest.mark.parametrize("kind", PENALTIES)
+def test_a_value_alone_has_no_graph(kind: str, modes: tuple[Callable[[], AbstractContextManager]]) -> None:
+    """Else a history of values would keep the graphs of all of them. The data may be made in inference mode too."""
+    model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+    x = torch.randn(4, 3)
+    expected = gradient_penalty(model, x, -x, kind=kind, seed=1)
+    with contextlib.ExitStack() as stack:
+        for mode in modes:
+            stack.enter_context(mode())
+        got = gradient_penalty(model, x.clone(), -x, kind=kind, seed=1)
+    assert expected.requires_grad and not got.requires_grad
+    assert got.item() == expected.item()
+
+
 def test_batches_of_images_and_no_outer_graph() -> None:
     """(batch, channel, height, width); works under no_grad; leaves the examples' own gradients alone."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 1))
@@ -149,14 +167,16 @@ BAD = [
     ({"real": X[:0], "fake": X[:0]}, ValueError, r"the batch must not be empty, got shape \(0, 3\)"),
     ({"fake": X.double()}, TypeError, "real and fake must share one dtype, got torch.float32 and torch.float64"),
     ({"fake": X.to("meta")}, ValueError, "real and fake must be on one device, got cpu and meta"),
+    ({"discriminator": lambda x: (x, x)}, TypeError, "what discriminator gives must be a torch.Tensor, got tuple"),
+    ({"discriminator": torch.detach}, RuntimeError, "what discriminator gives must be differentiable, got no graph"),
 ]
 
 
 @pytest.mark.parametrize(("change", "error", "message"), BAD, ids=[f"{i}" for i in range(len(BAD))])
 def test_errors(change: dict[str, object], error: type[Exception], message: str) -> None:
-    arguments = {"real": X, "fake": X} | change
+    arguments = {"discriminator": nn.Linear(3, 1), "real": X, "fake": X} | change
     with pytest.raises(error, match=message):
-        gradient_penalty(nn.Linear(3, 1), **arguments)  # type: ignore[arg-type]
+        gradient_penalty(**arguments)  # type: ignore[arg-type]
 
 
 def test_r1_takes_batches_of_different_size() -> None:
