@@ -6,6 +6,7 @@ import copy
 import math
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -208,6 +209,16 @@ def _chain(p: float = 0.0) -> tuple[nn.Sequential, Tensor]:
     torch.manual_seed(3)
     layers = [nn.Linear(6, 6), nn.Tanh(), nn.Dropout(p), nn.Linear(6, 6), nn.LeakyReLU(0.2), nn.Linear(6, 2)]
     return fnn.fuse(nn.Sequential(*layers)), torch.randn(5, 6, requires_grad=True)
+
+
+@pytest.mark.parametrize("kind", (nn.Linear, nn.Tanh))
+def test_a_forward_put_into_the_class_of_a_layer_counts(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As extensions do that give all linear layers of a process another forward."""
+    plain = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+    run = kind.forward
+    monkeypatch.setattr(kind, "forward", lambda self, x: 2 * run(self, x))
+    fused, x = fnn.fuse(copy.deepcopy(plain)), torch.randn(5, 6)
+    assert torch.equal(fused(x), plain(x))
 
 
 @pytest.mark.parametrize("create_graph", (False, True))

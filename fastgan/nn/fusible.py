@@ -30,6 +30,10 @@ DECIDING: dict[type, tuple[str, ...]] = {
     nn.BatchNorm1d: ("forward", "training", "eps", "momentum", "track_running_stats"),
 }
 
+# their forwards; None where another one was put into the class
+_kinds: list[Any] = list(DECIDING)
+_FORWARDS = {kind: kind.forward if kind.forward.__module__ == kind.__module__ else None for kind in _kinds}
+
 
 def hooks(module: nn.Module) -> tuple[Any, ...]:
     """The dicts of the hooks that a call of the module would run."""
@@ -64,7 +68,7 @@ def obstacle(module: nn.Module) -> str | None:
         return f"{kind.__name__} is no layer that fuses"
     if any(hooks(module)):  # among them prune's, weight_norm's and spectral_norm's
         return "it has hooks"
-    if "forward" in module.__dict__:
+    if "forward" in module.__dict__ or kind.forward is not _FORWARDS[kind]:
         return "its forward is replaced"
     if kind in LINEARS:
         return parameter_obstacle(module)
