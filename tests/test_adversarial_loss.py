@@ -69,6 +69,8 @@ def test_what_adversarial_losses_refuse() -> None:
         (ValueError, "adversarial_loss: reduction must be one of mean, sum, none", lambda: loss(x, reduction="max")),
         (ValueError, "adversarial_loss: logits must not be empty under 'mean'", lambda: loss(x[:0])),
         (ValueError, r"adversarial_loss: label must lie in \[0, 1\], got -1", lambda: module(x, -1.0)),
+        (TypeError, "AdversarialLoss: target must be a tensor, .* got 'real'", lambda: module(x, "real")),
+        (TypeError, "AdversarialLoss: target must be a tensor, .* got None", lambda: module(x, None)),
         (ValueError, "Target size .* must be the same as input size", lambda: module(x, torch.ones(4))),
         (ValueError, "AdversarialLoss: reduction must be one of", lambda: fastgan.nn.AdversarialLoss("max")),
     ):

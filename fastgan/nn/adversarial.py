@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastgan import losses, ops
-from fastgan._errors import check_choice
+from fastgan._errors import Invalid, check_choice
 from fastgan._options import Impl, Reduction
 
 
@@ -22,6 +22,7 @@ class AdversarialLoss(torch.nn.Module):
 
     Raises:
         ValueError: an unknown reduction or impl; a target outside [0, 1]; a target of another shape than the logits.
+        TypeError: a target that is no tensor, number or bool.
 
     Source: Goodfellow et al. (2014), eq. 1.
     """
@@ -46,7 +47,11 @@ class AdversarialLoss(torch.nn.Module):
                 loss = torch.nn.functional.binary_cross_entropy_with_logits
                 return loss(input, target, reduction=self.reduction)
         else:
-            label = float(target)
+            try:
+                label = float(target)
+            except (TypeError, ValueError):
+                rule = f"must be a tensor, a number or a bool, got {target!r}"
+                raise Invalid("AdversarialLoss").type("target", rule) from None
         return losses.adversarial_loss(input, label=label, reduction=self.reduction, impl=self.impl)
 
     def extra_repr(self) -> str:
