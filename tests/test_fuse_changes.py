@@ -281,6 +281,26 @@ def test_a_storage_that_gives_its_memory_back_and_takes_other(create_graph: bool
         assert torch.equal(got, want)
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+def test_a_storage_that_moves_beside_a_layer_without_units() -> None:
+    widths = ((4, 0), (0, 8), (8, 8), (8, 2))
+    model = fnn.fuse(nn.Sequential(*(layer for a, b in widths for layer in (nn.Linear(a, b), nn.Tanh()))))
+    x, weight = torch.randn(32, 4), model[4].weight
+    y = model(x)
+    if type(y.grad_fn).__name__ != "_MlpBackward":
+        pytest.skip("the reference is the backend")
+    want = torch.autograd.grad(y.sum(), model[2].bias, retain_graph=True)
+    values, storage, kept = weight.detach().clone(), weight.untyped_storage(), []
+    size, before = storage.nbytes(), storage.data_ptr()
+    storage.resize_(0)
+    while len(kept) < 1000 and all(tensor.data_ptr() != before for tensor in kept):  # one takes the old memory
+        kept.append(torch.full_like(values, math.nan))
+    storage.resize_(size)
+    assert storage.data_ptr() != before
+    weight.data.copy_(values)
+    assert torch.equal(*torch.autograd.grad(y.sum(), model[2].bias), *want)
+
+
 def test_a_converted_model_does_not_hold_its_former_memory() -> None:
     model, x = _chain()
     y = model(x)

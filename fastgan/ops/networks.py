@@ -63,10 +63,10 @@ class _Memory:
     frees its memory and allocates it again.
     """
 
-    __slots__ = ("__weakref__", "addresses", "sizes", "starts", "storages")
+    __slots__ = ("__weakref__", "addresses", "sizes", "starts", "storages", "there")
 
     def __init__(self, addresses: list[int], weights: Sequence[Any]) -> None:
-        self.addresses = addresses
+        self.addresses, self.there = addresses, [w is not None for w in weights]
         self.storages = [w.untyped_storage() for w in weights if w is not None]
         self.starts, self.sizes = list(map(_start, self.storages)), list(map(_size, self.storages))
 
@@ -88,7 +88,8 @@ class _Memory:
         if starts == self.starts:
             return self.addresses
         moved = iter([now - before for before, now in zip(self.starts, starts, strict=True)])
-        return [address and address + next(moved) for address in self.addresses]
+        steps = [next(moved) if there else 0 for there in self.there]  # one without elements has a step, no address
+        return [address and address + step for address, step in zip(self.addresses, steps, strict=True)]
 
 
 _start, _size = torch.UntypedStorage.data_ptr, torch.UntypedStorage.nbytes
