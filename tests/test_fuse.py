@@ -243,7 +243,7 @@ def test_a_bias_that_only_broadcasts_is_left_to_torch(shape: tuple[int, ...]) ->
     model[0].bias = nn.Parameter(torch.randn(shape))
     fused, x = fnn.fuse(copy.deepcopy(model)), torch.randn(5, 6)
     assert_same(value_and_grads(fused, x), value_and_grads(model, x), **TOLERANCE)
-    assert fnn.explain(fused)[0] == "0: left alone, its weight is no matrix, or its bias has not one number a row of it"
+    assert fnn.explain(fused)[0] == "0: left alone, its weight is no matrix, or its bias is not one number a row of it"
 
 
 def test_wrong_inputs_name_the_layers() -> None:

@@ -89,7 +89,7 @@ def parameter_obstacle(layer: Any) -> str | None:
     if weight.is_meta or weight.layout is not torch.strided:
         return "its weight is not dense memory"
     if weight.dim() != 2 or not (bias is None or bias.shape == weight.shape[:1]):
-        return "its weight is no matrix, or its bias has not one number a row of it"
+        return "its weight is no matrix, or its bias is not one number a row of it"
     return None
 
 
