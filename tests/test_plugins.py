@@ -255,6 +255,8 @@ def test_a_scheduler_goes_back_to_the_updates_that_were_made() -> None:
     assert rates[:3] == [rates[0], rates[0] / 2, rates[0] / 4]
     assert updater.optimizer.param_groups[0]["lr"] == rates[2]
     assert updater.take(range(2, 5))[0] == rates[2:]
+    updater.commit(3)  # of the updates from 2 on, one
+    assert updater.optimizer.param_groups[0]["lr"] == rates[3]
 
 
 @pytest.mark.parametrize("name", ["cosine", "step", "chained"])
