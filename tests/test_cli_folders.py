@@ -175,7 +175,7 @@ def test_a_folder_in_use_is_refused_and_kept(run: Run, trained: Path) -> None:
         ("train.ema_decay", "0.9", "ema_decay must be a number"),
         ("train.optimizer.lr", float("nan"), "train.optimizer.lr must be a finite number, got nan"),
         ("train.optimizer.betas", ["a", 0.9], "betas must be two numbers in [0, 1), got ('a', 0.9)"),
-        ("train.optimizer.speed", 1, "optimizer or scheduler must describe Adam"),
+        ("train.optimizer.speed", 1, "optimizer must have fields of Adam: lr, betas, eps, weight_decay, got 'speed'"),
     ],
 )
 def test_a_config_edited_by_hand_is_refused_by_file_and_field(

@@ -435,19 +435,23 @@ class TrainConfig:
         if missing := [name for name in needed if name not in values]:
             raise invalid.value(missing[0], "must be given, got none")
         read: dict[str, Any] = {
-            name: _recalled(value) if isinstance(value, dict) else value for name, value in values.items()
+            name: _recalled(name, value) if isinstance(value, dict) else value for name, value in values.items()
         }
         return cls(**read)
 
 
-def _recalled(values: dict[str, Any]) -> Any:
+def _recalled(field: str, values: dict[str, Any]) -> Any:
     kind = values.get("type")
     if kind not in DESCRIPTIONS:
         return plugins.recall(values)
+    given = {name: value for name, value in values.items() if name != "type"}
+    known = [item.name for item in dataclasses.fields(DESCRIPTIONS[kind])]
+    if unknown := sorted(set(given) - set(known)):
+        raise invalid.value(field, f"must have fields of {kind}: {', '.join(known)}, got {unknown[0]!r}")
     try:
-        return DESCRIPTIONS[kind](**{name: value for name, value in values.items() if name != "type"})
-    except TypeError as error:  # a field that there is not, or a text for a number
-        raise invalid.type("optimizer or scheduler", f"must describe {kind}, got {values} ({error})") from None
+        return DESCRIPTIONS[kind](**given)
+    except TypeError as error:  # a text for a number
+        raise invalid.type(field, f"must describe {kind}, got {values} ({error})") from None
 
 
 def _comparable(value: Any) -> Any:
