@@ -146,14 +146,15 @@ def of_classes(classes: int, options: dict[str, Any] | None = None, **config: An
     return Row(make, options.get("features", 2), config, classes=classes)
 
 
-def with_heads(dtype: torch.dtype, *, classes: int = 0, norm: bool = False) -> GAN:
-    """Rows of 14 numbers in six groups; no group begins where a random block does."""
-    groups = [("tanh", 1), ("gumbel_softmax", 3), ("none", 2), ("softmax", 2), ("gumbel_softmax", 5), ("tanh", 1)]
-    last = [torch.nn.Linear(9, 14), *([torch.nn.BatchNorm1d(14)] if norm else [])]
+def with_heads(dtype: torch.dtype, *, classes: int = 0, norm: bool = False, width: int = 14) -> GAN:
+    """Rows of numbers in six groups; no group begins where a random block does."""
+    groups = [("tanh", 1), ("gumbel_softmax", 3), ("none", 2), ("softmax", 2), ("gumbel_softmax", 5)]
+    groups.append(("tanh", width - 13))
+    last = [torch.nn.Linear(9, width), *([torch.nn.BatchNorm1d(width)] if norm else [])]
     generator = nn.Sequential(
         torch.nn.Linear(3 + classes, 9), torch.nn.ReLU(), nn.Dropout(0.2), *last, nn.Heads(groups, tau=0.7)
     )
-    discriminator = nn.MLP([14 + classes, 15, 1], activation="leaky_relu", dropout=0.3)
+    discriminator = nn.MLP([width + classes, 15, 1], activation="leaky_relu", dropout=0.3)
     return GAN(generator, discriminator, latent_dim=3, classes=classes).to(dtype)
 
 
@@ -298,7 +299,8 @@ ROWS_OF_TABLE: dict[str, Row] = {
 # What the persistent kernel does not compute.
 ROWS_OF_GRAPH: dict[str, Row] = {
     "heads": row(with_heads, 14, k=2, generator_steps=2, ema_decay=0.9),
-    "heads, simultaneous": row(with_heads, 14, mode="simultaneous", batch_size=37),
+    # A row of 16 numbers ends where a random block does.
+    "heads, simultaneous": row(functools.partial(with_heads, width=16), 16, mode="simultaneous", batch_size=37),
     "heads, conditional, wgan-gp": Row(
         functools.partial(with_heads, classes=3), 14,
         {"loss": "wasserstein", "gradient_penalty": "wgan-gp", "optimizer": SLOW}, classes=3,
