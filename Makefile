@@ -66,8 +66,8 @@ test-reference: install
 test-slow: install
 	$(BIN)/python -m pytest --slow
 
-# Do the tests notice faults? Some 290 of tests/mutate/faults.txt are planted one by one, in copies. Half an hour on two free
-# cores; at low priority, since nothing waits for it.
+# Do the tests notice faults? The 370 of tests/mutate/faults.txt are planted one by one, in copies. About an hour, at low
+# priority, since nothing waits for it.
 mutate: install
 	nice -n 19 $(BIN)/python tests/mutate/mutate.py
 
