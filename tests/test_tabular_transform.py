@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastgan.data import DataError, DataWarning
-from fastgan.tabular import TableTransformer
+from fastgan.tabular import TableTransformer, transformer
 from fastgan.tabular.columns import Category, Number
 from fastgan.tabular.numeric import Whole
 
@@ -312,6 +312,18 @@ def test_a_table_unlike_the_fitted_one_is_refused() -> None:
     assert np.abs(outside).max() == 1
     with pytest.raises(ValueError, match=r"rows must be \(n, "):
         fitted.inverse(np.zeros((3, 1)))
+
+
+def test_columns_that_several_threads_fit_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({f"x{i}": rng.normal(size=300) + 9 * rng.integers(0, 1 + i % 3, 300) for i in range(12)})
+    one = quietly(frame, threads=1).as_dict()
+    used: list[int] = []
+    pool = transformer.ThreadPoolExecutor
+    monkeypatch.setattr(transformer, "ThreadPoolExecutor", lambda n: (used.append(n), pool(n))[1])
+    assert quietly(frame, threads=3).as_dict() == one  # too few rows: threads would wait for one another
+    monkeypatch.setattr(transformer, "_MANY_ROWS", 300)
+    assert quietly(frame, threads=3).as_dict() == one and used == [1, 3]
 
 
 def test_what_is_not_learnt_is_said() -> None:

@@ -31,6 +31,7 @@ from .numeric import quiet_fits
 invalid = Invalid("fit")
 
 FORMAT = 1
+_MANY_ROWS = 50_000  # of a table whose columns several threads fit: with fewer, they mostly wait for the interpreter
 KINDS: tuple[Kind, ...] = get_args(Kind)
 _SMALL = 2**15  # categories that int16 can number
 
@@ -53,7 +54,8 @@ class TableTransformer:
             quantiles where the mixture has one mode; "quantile": quantiles always.
         max_categories: most labels of a column.
         seed: for the fit of the mixtures, and for the draws of the modes.
-        threads: how many columns are fitted at the same time; None: as many as torch has threads.
+        threads: how many columns of a table of many rows are fitted at the same time; None: as many as torch has
+            threads.
 
     Raises:
         ValueError: an unknown kind or normalization.
@@ -133,7 +135,8 @@ class TableTransformer:
             )
             return column, unread
 
-        with quiet_fits(), ThreadPoolExecutor(self.threads or torch.get_num_threads()) as pool:
+        threads = (self.threads or torch.get_num_threads()) if source.rows >= _MANY_ROWS else 1
+        with quiet_fits(), ThreadPoolExecutor(threads) as pool:
             self.columns, unread = zip(*pool.map(one, range(len(source.names))), strict=True)
         self._warn(unread)
         return self
