@@ -261,17 +261,19 @@ def _read_folder(
     if not pictures and (table := _read_parts(folder, header, dtype)) is not None:
         return table
     if not pictures:
-        inside = sorted(path for path in folder.iterdir() if path.is_dir() and images.find_images(path))
-        found = (
-            f"images in {inside[0].name} and {len(inside) - 1} other folders" if inside[1:] else "none directly in it"
-        )
-        found = f"images in its folder {inside[0].name}: give that" if len(inside) == 1 else found
-        advice = ": put those to learn into one folder, their classes into a file of labels" if inside[1:] else ""
+        inside = [path.name for path in sorted(folder.iterdir()) if path.is_dir() and images.find_images(path)]
+        got = "none directly in it"
+        if len(inside) == 1:
+            got = f"images in its folder {inside[0]}: give that"
+        elif inside:
+            got = (
+                f"images in {inside[0]} and {len(inside) - 1} other folders: put those to learn into one folder, "
+                "their classes into a file of labels"
+            )
         raise invalid(
             DataError,
             folder,
-            f"must hold images, or {split} files of MNIST (*-images-idx3-ubyte) or CIFAR-10 (*.bin), "
-            f"got {found}{advice}",
+            f"must hold images, or {split} files of MNIST (*-images-idx3-ubyte) or CIFAR-10 (*.bin), got {got}",
         )
     content = images.read_images(pictures, background)
     return _Content(content, divisor=65535.0 if content.dtype == np.uint16 else 255.0)

@@ -17,7 +17,7 @@ from fastgan._files import write_atomically
 
 from . import style
 from .images import mosaic
-from .plane import DARK, frame, place
+from .plane import DARK, frame, set_limits
 from .points import bin_edges
 
 _MILLISECONDS = 100  # of a frame
@@ -97,7 +97,7 @@ def _plane(axes: Any, last: Tensor, real: Tensor, names: Sequence[str]) -> Paint
     centre, half = frame(shown)
     axes.scatter(*shown.T, s=14, color=style.BLUE, alpha=0.35, lw=0, label="real")
     points = axes.scatter([], [], s=6, color=DARK, alpha=0.8, lw=0, label="generated")
-    place(axes, centre, half)
+    set_limits(axes, centre, half)
     style.label(axes, "", *style.axis_names(names, 2))
     axes.legend(loc="upper right", fontsize=10, markerscale=2, framealpha=0.9)
     return lambda rows: points.set_offsets(rows.double().numpy())

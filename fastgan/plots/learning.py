@@ -20,7 +20,7 @@ from fastgan.training import Adam, TrainConfig, train
 
 from . import style
 from .images import mosaic
-from .plane import frame, place
+from .plane import frame, set_limits
 from .probability import COUNTS
 
 _SHOWN = (0, 10, 30, 100)  # updates at which p_g in function space is drawn
@@ -305,7 +305,7 @@ def collapse(path: style.PathLike | None = None, *, seed: int = 0) -> Any:
         found = evaluation.mode_coverage(samples, ring.centres, ring.std)
         axes.scatter(*ring.tensor()[:1500].T.numpy(), s=14, color=style.BLUE, alpha=0.25, lw=0, label="real")
         axes.scatter(*samples[:1500].T.numpy(), s=6, color=style.ORANGE, alpha=0.7, lw=0, label="generated")
-        place(axes, centre, half)
+        set_limits(axes, centre, half)
         measured = f"{found.covered} of {found.modes} modes, {100 * found.high_quality:.0f}% of samples near one"
         style.label(axes, f"{title}\n{measured}", "$x_1$", "$x_2$")
         axes.set_title(axes.get_title("left"), fontsize=11, loc="left")

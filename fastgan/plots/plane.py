@@ -48,7 +48,7 @@ def scatter(
         _bar(figure, _show(axes, surface, centre, half), axes)
     axes.scatter(*shown_real.T, s=26, color=style.BLUE, alpha=0.35, lw=0, label="real", rasterized=True)
     axes.scatter(*shown.T, s=5, color=DARK, alpha=0.75, lw=0, label="generated", rasterized=True)
-    place(axes, centre, half)
+    set_limits(axes, centre, half)
     style.label(axes, title or "Samples of G over real points", *style.axis_names(names, 2))
     legend = axes.legend(loc="upper right", fontsize=11, markerscale=2, framealpha=0.9)
     for handle in legend.legend_handles:
@@ -89,8 +89,8 @@ def verdicts(
     left, right = figure.subplots(1, 2, sharey=True)
     image = _show(left, learned, centre, half)
     _show(right, optimal, centre, half)
-    place(left, centre, half)
-    place(right, centre, half)
+    set_limits(left, centre, half)
+    set_limits(right, centre, half)
     across, up = style.axis_names(names, 2)
     style.label(left, "D(x), as it was learned", across, up)
     style.label(right, "$D^*(x)$, optimal against G; grey where nothing fell", across, "")
@@ -113,7 +113,7 @@ def widths(low: Array, high: Array) -> Array:
     return width if 0 < width.min() < largest / _STRETCH else np.full(2, largest)
 
 
-def place(axes: Any, centre: Array, half: Array) -> None:
+def set_limits(axes: Any, centre: Array, half: Array) -> None:
     """Limits of a square picture."""
     axes.set(xlim=(centre[0] - half[0], centre[0] + half[0]), ylim=(centre[1] - half[1], centre[1] + half[1]))
     axes.set_box_aspect(1)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import style
 from .images import mosaic
-from .plane import place, widths
+from .plane import set_limits, widths
 from .points import bin_edges
 
 _SHOWN = 2500
@@ -47,7 +47,7 @@ def compare_points(
         axes.scatter(
             *samples[:_SHOWN].T.numpy(), s=4, color=style.ORANGE, alpha=0.4, lw=0, label="samples", rasterized=True
         )
-        place(axes, (low + high) / 2, half)
+        set_limits(axes, (low + high) / 2, half)
         style.label(axes, name, across, up if axes is row[0] else "")
     if centres is not None:
         legend = figure.legend(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,14 @@ FORMATS = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M
            "%-d/%-m/%Y %-I:%M:%S %p", "%-m/%-d/%Y %-I:%M:%S %p", "%-d/%-m/%Y %-I:%M %p", "%-m/%-d/%Y %-I:%M %p",
            "%I:%M %p", "%-I:%M %p")  # fmt: skip
 _LEAST = 3  # different dates in a column of text, for it to be taken for dates
-_UNPADDED = {"%-d": "day", "%-m": "month", "%-H": "hour"}
+# What strftime of C has on some platforms only, of the `dt` of a Series.
+_OWN: dict[str, Callable[[Any], Any]] = {
+    "%-d": lambda t: t.day.astype(str),
+    "%-m": lambda t: t.month.astype(str),
+    "%-H": lambda t: t.hour.astype(str),
+    "%-I": lambda t: ((t.hour - 1) % 12 + 1).astype(str),
+    "%3f": lambda t: (t.microsecond // 1000).astype(str).str.zfill(3),
+}
 _OFFSET = re.compile(r"[+-][0-9]{2}:?[0-9]{2}")  # from UTC, the same in all cells
 
 
@@ -41,17 +49,11 @@ def unit(format: str) -> str:
 
 
 def write(dates: Any, format: str) -> Any:
-    """A Series of dates -> one of text. strftime of C has %-d on some platforms only."""
+    """A Series of dates -> one of text."""
     text: Any = ""
-    for part in re.split(f"(%-I|%3f|{'|'.join(_UNPADDED)})", format):
-        if part in _UNPADDED:
-            text = text + getattr(dates.dt, _UNPADDED[part]).astype(str)
-        elif part == "%-I":
-            text = text + ((dates.dt.hour - 1) % 12 + 1).astype(str)
-        elif part == "%3f":
-            text = text + (dates.dt.microsecond // 1000).astype(str).str.zfill(3)
-        elif part:
-            text = text + dates.dt.strftime(part)
+    for part in re.split(f"({'|'.join(_OWN)})", format):
+        if part:
+            text = text + (_OWN[part](dates.dt) if part in _OWN else dates.dt.strftime(part))
     return text
 
 
