@@ -182,7 +182,7 @@ def test_folders_in_which_the_images_are_not_are_refused_with_advice(tmp_path: P
         Image.new("L", (6, 4)).save(tmp_path / name / "a.png")
         if name == "cats":
             refused(tmp_path, "got images in its folder cats: give that$")
-    refused(tmp_path, "got images in cats and 1 other folders: put those to learn into one folder, their classes into")
+    refused(tmp_path, "got images in 2 folders such as cats: put those to learn into one folder, their classes into")
     (tmp_path / "run" / "checkpoint").mkdir(parents=True)
     (tmp_path / "run" / "config.json").write_text("{}")
     for name in ("samples.png", "losses.png"):

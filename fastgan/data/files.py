@@ -267,7 +267,7 @@ def _read_folder(
             got = f"images in its folder {inside[0]}: give that"
         elif inside:
             got = (
-                f"images in {inside[0]} and {len(inside) - 1} other folders: put those to learn into one folder, "
+                f"images in {len(inside)} folders such as {inside[0]}: put those to learn into one folder, "
                 "their classes into a file of labels"
             )
         raise invalid(
